@@ -1,0 +1,83 @@
+"""The seam to whatever measures, and the ladder of fidelities that it climbs."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from evotune.errors import Rejected
+from evotune.space import Config
+from evotune.trial import Fidelity, Measurement, Provenance, Static
+
+STATIC = Fidelity(0, "static", 0)
+
+
+@dataclass(frozen=True)
+class Device:
+    """What measures. ``name`` and ``versions`` are part of a journal's key; ``facts`` are shown."""
+
+    kind: str
+    name: str
+    versions: Mapping[str, str] = field(default_factory=dict[str, str])
+    facts: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
+
+
+class Evaluator(Protocol):
+    """Compiles, checks and times configurations on one device.
+
+    ``compile`` may be called from several threads at once; ``measure`` and ``interleave`` from one.
+    """
+
+    fidelities: Sequence[Fidelity]
+    """Those it times at, rising."""
+    device: Device
+    provenance: Provenance
+
+    def compile(self, config: Config) -> Static:
+        """Static facts of a configuration; raises :class:`~evotune.errors.Rejected`."""
+        ...
+
+    def measure(self, config: Config, fidelity: Fidelity) -> Measurement:
+        """Timings of a compiled configuration whose results are right, or the stage that failed.
+
+        Raises:
+            DeviceError: Nothing can be measured on this machine any more.
+        """
+        ...
+
+    def interleave(self, configs: Sequence[Config], fidelity: Fidelity) -> list[Measurement]:
+        """Timings of several configurations in alternating rounds: ``samples_ms[i]`` of each
+        belong to the same round, so that ratios of them cancel drift."""
+        ...
+
+
+# How much slower than the incumbent a configuration may look and still climb to the next rung, in
+# units of its own relative standard error on top of a floor for differences between runs.
+PROMOTE_FLOOR = 0.03
+PROMOTE_SIGMAS = 3.0
+
+
+def climb(
+    evaluator: Evaluator, config: Config, incumbent_ms: float | None
+) -> tuple[Static | None, list[Measurement]]:
+    """Compile, then measure at rising fidelities for as long as the configuration could win."""
+    try:
+        static = evaluator.compile(config)
+    except Rejected as rejected:
+        failed = Measurement(STATIC, evaluator.provenance, failed_stage=rejected.stage, reason=rejected.reason)
+        return None, [failed]
+    done: list[Measurement] = []
+    for fidelity in evaluator.fidelities:
+        done.append(evaluator.measure(config, fidelity))
+        if not done[-1].ok or not _could_win(done[-1], incumbent_ms):
+            break
+    return static, done
+
+
+def _could_win(measurement: Measurement, incumbent_ms: float | None) -> bool:
+    if incumbent_ms is None:
+        return True
+    slack = PROMOTE_FLOOR + PROMOTE_SIGMAS * measurement.relative_error
+    return math.log(measurement.latency_ms / incumbent_ms) <= slack

@@ -1,0 +1,157 @@
+"""What a kernel file must offer, and how one is loaded.
+
+A kernel file is a plain Python module. A user copies one, edits it, and runs
+``evotune run my_kernel.py``; the module itself satisfies :class:`Kernel`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Protocol, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from evotune.errors import UsageError, nearest
+from evotune.space import Config, ConfigSpace
+
+Array = npt.NDArray[Any]
+Problem = Mapping[str, int | float | str]
+"""Sizes of one problem and its ``dtype``, flat: ``{"m": 512, "n": 512, "dtype": "float32"}``."""
+
+
+@dataclass(frozen=True)
+class CSource:
+    """C code of one configuration for the CPU.
+
+    ``text`` defines ``void evotune_kernel(const T *in0, …, T *out)``: the arrays of ``inputs`` in
+    order, C-contiguous, then the output, of the reference's shape and dtype. Sizes and tunables are
+    compile-time constants. The function runs on the calling thread only.
+    """
+
+    text: str
+    flags: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Backend:
+    """One way to build a kernel: its tunables and how a configuration becomes code.
+
+    ``build`` returns a :class:`CSource` for ``cpu``; for ``cuda`` a function that takes the inputs
+    and the output as CUDA tensors and launches. It imports torch and triton itself, when called.
+    """
+
+    space: Callable[[Problem], ConfigSpace]
+    build: Callable[[Config, Problem], Any]
+    default_shape: str = "default"
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """A result is right if ``|out - ref| <= atol + rtol * |ref|`` everywhere."""
+
+    rtol: float
+    atol: float
+
+
+class Kernel(Protocol):
+    """The names that a kernel file defines."""
+
+    name: str
+    shapes: Mapping[str, Problem]
+    backends: Mapping[str, Backend]
+    tolerance: Mapping[str, Tolerance]
+    """By dtype."""
+
+    def inputs(self, problem: Problem, rng: np.random.Generator) -> tuple[Array, ...]:
+        """Fresh inputs, C-contiguous, in the order in which the kernel takes them."""
+        ...
+
+    def reference(self, problem: Problem, *inputs: Array) -> Array:
+        """The right answer, computed as plainly as possible, in the output's dtype."""
+        ...
+
+    def flops(self, problem: Problem) -> float:
+        """Floating-point operations that the problem needs."""
+        ...
+
+    def bytes_moved(self, problem: Problem) -> float:
+        """Bytes that must be read and written at least once."""
+        ...
+
+
+REQUIRED = ("name", "shapes", "backends", "tolerance", "inputs", "reference", "flops", "bytes_moved")
+
+
+@dataclass(frozen=True)
+class LoadedKernel:
+    """A kernel file, checked, with the hash of its text."""
+
+    path: Path
+    source: str
+    definition: Kernel
+
+    @property
+    def name(self) -> str:
+        return self.definition.name
+
+    @property
+    def source_hash(self) -> str:
+        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+
+    def backend(self, name: str) -> Backend:
+        """The build for a backend; :class:`UsageError` if the file has none."""
+        if name not in self.definition.backends:
+            has = sorted(self.definition.backends)
+            raise UsageError(f"{self.path} has no {name!r} backend, only {has}; add one to its `backends`")
+        return self.definition.backends[name]
+
+    def problem(self, shape: str | None, backend: str) -> Problem:
+        """The sizes of a named shape, or of the backend's default one."""
+        name = shape or self.backend(backend).default_shape
+        if name not in self.definition.shapes:
+            known = list(self.definition.shapes)
+            raise UsageError(f"{self.path} has no shape {name!r}{nearest(name, known)}; it has {known}")
+        return self.definition.shapes[name]
+
+
+def load_kernel(path: Path) -> LoadedKernel:
+    """Import a kernel file and check that it is complete.
+
+    Raises:
+        UsageError: The file is missing, does not import, or lacks names (all are listed).
+    """
+    if not path.is_file():
+        raise UsageError(f"no kernel file at {path}; give the path of a .py file or the name of a shipped kernel")
+    try:
+        source = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"cannot read {path}: {error}") from None
+    module = _import(path)
+    if missing := [n for n in REQUIRED if not hasattr(module, n)]:
+        raise UsageError(
+            f"{path} lacks {missing}; a kernel file defines {list(REQUIRED)} (see docs of evotune.kernel)"
+        )
+    return LoadedKernel(path, source, cast(Kernel, module))
+
+
+def _import(path: Path) -> ModuleType:
+    name = f"evotune_kernel_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise UsageError(f"{path} is not a Python file; its name must end in .py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses in the file look their module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's file may raise anything
+        sys.modules.pop(name, None)
+        at = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
+        raise UsageError(f"{path} does not import: {type(error).__name__}: {error}{at}") from error
+    return module

@@ -1,0 +1,499 @@
+"""The configurations that are legal: parameters, their values, and constraints between them.
+
+A constraint is a string such as ``"BLOCK_M * BLOCK_N <= 1024"``. The same text is code here, a line
+in a model's prompt, and the error message. It is parsed against an allow-list of operations, never
+handed to ``eval``, because recorded spaces come from other people.
+"""
+
+from __future__ import annotations
+
+import ast
+import math
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property, reduce
+from random import Random
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from evotune.errors import UsageError, nearest
+
+Value = bool | int | float | str
+Config = Mapping[str, Value]
+Array = npt.NDArray[Any]
+
+# Partial assignments held at once while enumerating: two million rows of int16 are 40 MB for ten
+# parameters and take about a second. Larger spaces are sampled instead.
+ENUMERATION_LIMIT = 2_000_000
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """The values that one tunable can take, in order.
+
+    ``ordered`` says whether neighbouring values resemble each other (tile sizes) or not (layouts).
+    """
+
+    values: tuple[Value, ...]
+    ordered: bool
+
+    @classmethod
+    def of(cls, values: Iterable[Value]) -> Parameter:
+        """Numbers are ordered; booleans and strings are not."""
+        found = tuple(values)
+        return cls(found, all(isinstance(v, (int, float)) and not isinstance(v, bool) for v in found))
+
+    @property
+    def is_log(self) -> bool:
+        """True for positive powers of two: distance between them is a ratio."""
+        return self.ordered and all(
+            isinstance(v, (int, float)) and v > 0 and math.log2(v).is_integer() for v in self.values
+        )
+
+    def index(self, value: object) -> int | None:
+        """Position of a value of exactly this type: ``True`` is not 1 and 128.0 is not 128."""
+        for i, v in enumerate(self.values):
+            if type(v) is type(value) and v == value:
+                return i
+        return None
+
+
+class ConfigSpace:
+    """All legal configurations of a kernel.
+
+    Args:
+        parameters: Name to values, in the order in which they are shown.
+        constraints: Python expressions over parameter and constant names; all must hold.
+        constants: Further names that constraints may use (sizes of the problem, device limits).
+        default: The configuration to compare with; the first legal one if not given.
+
+    Raises:
+        UsageError: Nothing to choose from, unknown names in a constraint, or an illegal default.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Parameter],
+        constraints: Sequence[str] = (),
+        *,
+        constants: Config | None = None,
+        default: Config | None = None,
+    ) -> None:
+        if not parameters:
+            raise UsageError("the configuration space has no parameters; give at least one")
+        for name, parameter in parameters.items():
+            _check_parameter(name, parameter)
+        self.parameters = dict(parameters)
+        self.names = tuple(self.parameters)
+        self.constants = dict(constants or {})
+        if clash := sorted(set(self.constants) & set(self.names)):
+            raise UsageError(f"{clash} are both parameters and constants; rename one of each")
+        known = [*self.names, *self.constants]
+        self.constraints = tuple(_Constraint(text, known, self.constants) for text in constraints)
+        self._values = [_column(p.values) for p in self.parameters.values()]
+        self._given_default = dict(default) if default is not None else None
+        if self._given_default is not None:
+            self.validate(self._given_default)
+
+    @classmethod
+    def from_dict(
+        cls,
+        values: Mapping[str, Iterable[Value]],
+        constraints: Sequence[str] = (),
+        *,
+        constants: Config | None = None,
+        default: Config | None = None,
+    ) -> ConfigSpace:
+        """A space from plain lists: ``{"block": [32, 64], "layout": ["nt", "tn"]}``."""
+        parameters = {name: Parameter.of(v) for name, v in values.items()}
+        return cls(parameters, constraints, constants=constants, default=default)
+
+    def __repr__(self) -> str:
+        sizes = " x ".join(f"{n}[{len(p.values)}]" for n, p in self.parameters.items())
+        return f"ConfigSpace({sizes}, {len(self.constraints)} constraints)"
+
+    # -- one configuration ------------------------------------------------------------------
+
+    def violations(self, config: Mapping[str, object]) -> list[str]:
+        """Everything that is wrong with a configuration, in words for a person or a model."""
+        out = [f"unknown parameter {n!r}{nearest(n, self.names)}" for n in config if n not in self.parameters]
+        for name, parameter in self.parameters.items():
+            if name not in config:
+                out.append(f"parameter {name!r} is missing")
+            elif parameter.index(config[name]) is None:
+                out.append(f"{name} = {config[name]!r} is not one of {list(parameter.values)}")
+        if not out:
+            out = [f"constraint {c.text!r} does not hold" for c in self.constraints if not c.holds(config)]
+        return out
+
+    def validate(self, config: Mapping[str, object]) -> None:
+        """Raise :class:`UsageError` with all violations, if there are any."""
+        if found := self.violations(config):
+            raise UsageError(f"configuration {dict(config)} is not legal: " + "; ".join(found))
+
+    @cached_property
+    def default(self) -> Config:
+        """The configuration to compare with.
+
+        Raises:
+            UsageError: No configuration satisfies all constraints.
+        """
+        if self._given_default is not None:
+            return self._given_default
+        if self.is_enumerable:
+            return self.config(0)
+        return self.sample(Random(0), 1)[0]
+
+    def key(self, config: Config) -> tuple[int, ...]:
+        """Position of each value in its parameter: a hashable name for a legal configuration."""
+        out: list[int] = []
+        for name, parameter in self.parameters.items():
+            i = parameter.index(config[name])
+            if i is None:
+                raise UsageError(f"{name} = {config[name]!r} is not one of {list(parameter.values)}")
+            out.append(i)
+        return tuple(out)
+
+    def from_key(self, key: Sequence[int]) -> dict[str, Value]:
+        """The configuration that :meth:`key` named."""
+        return {n: p.values[int(i)] for (n, p), i in zip(self.parameters.items(), key, strict=True)}
+
+    def neighbors(self, config: Config) -> list[dict[str, Value]]:
+        """Legal configurations that differ from this one in exactly one parameter."""
+        key = self.key(config)
+        rows = [
+            (*key[:j], i, *key[j + 1 :])
+            for j, p in enumerate(self.parameters.values())
+            for i in range(len(p.values))
+            if i != key[j]
+        ]
+        if not rows:
+            return []
+        table = np.array(rows, dtype=np.int64)
+        return [self.from_key(k) for k in table[self.holds(table)]]
+
+    # -- many configurations ----------------------------------------------------------------
+
+    def holds(self, keys: Array) -> Array:
+        """Which rows of value positions (n, d) satisfy every constraint, (n,) of bool."""
+        ok = np.ones(len(keys), dtype=bool)
+        columns = {n: self._values[j][keys[:, j]] for j, n in enumerate(self.names)}
+        for constraint in self.constraints:
+            ok &= constraint.holds_all(columns, len(keys))
+        return ok
+
+    def columns(self, keys: Array) -> dict[str, Array]:
+        """Each parameter's values along rows of value positions (n, d)."""
+        return {n: self._values[j][keys[:, j]] for j, n in enumerate(self.names)}
+
+    @property
+    def cartesian(self) -> int:
+        """How many configurations there would be without constraints."""
+        return math.prod(len(p.values) for p in self.parameters.values())
+
+    @property
+    def is_enumerable(self) -> bool:
+        """Whether all legal configurations fit into memory as a table."""
+        return self._enumerated is not None
+
+    @property
+    def cardinality(self) -> int:
+        """How many configurations are legal; an upper bound if they cannot be enumerated."""
+        return len(self.keys) if self.is_enumerable else self.cartesian
+
+    @property
+    def keys(self) -> Array:
+        """Value positions of all legal configurations in declared order, (n, d) of int16.
+
+        Raises:
+            UsageError: No configuration is legal, or there are too many to enumerate.
+        """
+        if self._enumerated is None:
+            raise UsageError(f"{self.cartesian:.1e} configurations are too many to enumerate; use sample()")
+        if not len(self._enumerated):
+            listed = "; ".join(c.text for c in self.constraints)
+            raise UsageError(f"no legal configuration: {self.cartesian} combinations, none satisfies {listed}")
+        return self._enumerated
+
+    def config(self, row: int) -> dict[str, Value]:
+        """The configuration in a row of :attr:`keys`."""
+        return self.from_key(self.keys[row])
+
+    def row(self, config: Config) -> int:
+        """The row of :attr:`keys` that holds a legal configuration."""
+        code = int(np.dot(self.key(config), self._radix))
+        row = int(np.searchsorted(self._codes, code))
+        if row == len(self._codes) or self._codes[row] != code:
+            self.validate(config)
+        return row
+
+    def sample(self, rng: Random, n: int) -> list[dict[str, Value]]:
+        """``n`` legal configurations, with replacement; uniform where the space is enumerable.
+
+        Raises:
+            UsageError: No configuration satisfies all constraints.
+        """
+        if self.is_enumerable:
+            return [self.config(rng.randrange(len(self.keys))) for _ in range(n)]
+        return [self.from_key(self._sample_one(rng)) for _ in range(n)]
+
+    # -- as vectors -------------------------------------------------------------------------
+
+    @property
+    def dimensions(self) -> int:
+        """Columns that :meth:`encode` makes."""
+        return sum(_width(p) for p in self.parameters.values())
+
+    def encode(self, configs: Sequence[Config]) -> Array:
+        """Configurations as rows in [0, 1], (n, d): log2 of powers of two, rank of other ordered
+        values, one column per value for unordered ones, one for a boolean."""
+        keys = np.array([self.key(c) for c in configs], dtype=np.int64).reshape(len(configs), -1)
+        return self.encode_keys(keys)
+
+    def encode_keys(self, keys: Array) -> Array:
+        """:meth:`encode` for rows of value positions (n, d)."""
+        blocks = [_code_table(p)[keys[:, j]] for j, p in enumerate(self.parameters.values())]
+        return np.concatenate(blocks, axis=1) if blocks else np.empty((len(keys), 0))
+
+    def decode(self, x: Array) -> list[dict[str, Value]]:
+        """The nearest value of each parameter to rows of :meth:`encode`; may break constraints."""
+        out: list[dict[str, Value]] = [{} for _ in range(len(x))]
+        start = 0
+        for name, parameter in self.parameters.items():
+            table = _code_table(parameter)
+            part = x[:, start : start + table.shape[1]]
+            start += table.shape[1]
+            nearest_i = np.argmin(((part[:, None, :] - table[None]) ** 2).sum(2), axis=1)
+            for config, i in zip(out, nearest_i, strict=True):
+                config[name] = parameter.values[int(i)]
+        return out
+
+    # -- inside -----------------------------------------------------------------------------
+
+    @cached_property
+    def _enumerated(self) -> Array | None:
+        """Grow the table one parameter at a time, dropping rows as soon as a constraint can be
+        decided, so that constrained spaces far above the limit are still enumerated."""
+        table = np.zeros((1, 0), dtype=np.int16)
+        decided: set[int] = set()
+        for j in range(len(self.names)):
+            width = len(self.parameters[self.names[j]].values)
+            if len(table) * width > ENUMERATION_LIMIT:
+                return None
+            grown = np.repeat(table, width, axis=0)
+            column = np.tile(np.arange(width, dtype=np.int16), len(table))
+            table = np.column_stack([grown, column])
+            known = set(self.names[: j + 1])
+            columns = {n: self._values[k][table[:, k]] for k, n in enumerate(self.names[: j + 1])}
+            ok = np.ones(len(table), dtype=bool)
+            for i, constraint in enumerate(self.constraints):
+                if i not in decided and constraint.names <= known:
+                    decided.add(i)
+                    ok &= constraint.holds_all(columns, len(table))
+            table = table[ok]
+        return table
+
+    @cached_property
+    def _radix(self) -> Array:
+        sizes = [len(p.values) for p in self.parameters.values()]
+        return np.cumprod([1, *sizes[:0:-1]], dtype=np.int64)[::-1]
+
+    @cached_property
+    def _codes(self) -> Array:
+        return self.keys.astype(np.int64) @ self._radix
+
+    def _sample_one(self, rng: Random) -> tuple[int, ...]:
+        """Depth-first with random value order; a dead end costs only the values after it."""
+        ready = self._decidable_at
+        chosen: dict[str, Value] = {}
+        stack: list[list[int]] = []
+        steps = 0
+        while len(chosen) < len(self.names):
+            name = self.names[len(chosen)]
+            values = self.parameters[name].values
+            if len(stack) == len(chosen):
+                stack.append(rng.sample(range(len(values)), len(values)))
+            advanced = False
+            while stack[-1] and not advanced:
+                steps += 1
+                chosen[name] = values[stack[-1].pop()]
+                advanced = all(c.holds(chosen) for c in ready[len(chosen) - 1])
+            if not advanced:
+                chosen.pop(name, None)
+                stack.pop()
+                if not chosen or steps > 100_000:
+                    raise UsageError("no legal configuration found; relax the constraints")
+                chosen.popitem()
+        return self.key(chosen)
+
+    @cached_property
+    def _decidable_at(self) -> list[list[_Constraint]]:
+        """Constraints whose last parameter, in declared order, is the j-th."""
+        out: list[list[_Constraint]] = [[] for _ in self.names]
+        for constraint in self.constraints:
+            last = max((self.names.index(n) for n in constraint.names), default=0)
+            out[last].append(constraint)
+        return out
+
+
+# -- encoding of one parameter ------------------------------------------------------------------
+
+
+def _width(parameter: Parameter) -> int:
+    is_binary = all(isinstance(v, bool) for v in parameter.values) or len(parameter.values) <= 2
+    return 1 if parameter.ordered or is_binary else len(parameter.values)
+
+
+def _code_table(parameter: Parameter) -> Array:
+    """Encoded row of each value, (values, width)."""
+    n = len(parameter.values)
+    if _width(parameter) > 1:
+        return np.eye(n)
+    raw = np.arange(n, dtype=float)
+    if parameter.is_log:
+        raw = np.log2(np.array(parameter.values, dtype=float))
+    span = float(np.ptp(raw))
+    return ((raw - raw.min()) / span if span else raw * 0.0)[:, None]
+
+
+def _column(values: tuple[Value, ...]) -> Array:
+    """Values as an array on which comparisons and arithmetic mean what they mean in Python."""
+    if all(isinstance(v, bool) for v in values) or all(
+        isinstance(v, (int, float)) and not isinstance(v, bool) for v in values
+    ):
+        return np.array(values)
+    return np.array(values, dtype=object)
+
+
+def _check_parameter(name: str, parameter: Parameter) -> None:
+    if not name.isidentifier():
+        raise UsageError(f"parameter name {name!r} is not a Python identifier; rename it")
+    if not parameter.values:
+        raise UsageError(f"parameter {name!r} has no values; give at least one")
+    for value in parameter.values:
+        if type(value) not in (bool, int, float, str):
+            found = type(value).__name__
+            raise UsageError(f"{name}: value {value!r} is a {found}; use bool, int, float or str")
+        if isinstance(value, float) and not math.isfinite(value):
+            raise UsageError(f"{name}: value {value!r} is not finite; remove it")
+    if len({(type(v), v) for v in parameter.values}) < len(parameter.values):
+        raise UsageError(f"{name}: values {list(parameter.values)} repeat; list each once")
+
+
+# -- constraints --------------------------------------------------------------------------------
+
+_BINARY: dict[type[ast.operator], Callable[..., Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: np.true_divide,
+    ast.FloorDiv: np.floor_divide,
+    ast.Mod: np.remainder,
+    ast.Pow: operator.pow,
+    ast.BitAnd: operator.and_,
+    ast.BitOr: operator.or_,
+}
+
+
+def _is_in(value: Any, among: Sequence[Any]) -> Any:
+    return reduce(np.logical_or, [value == v for v in among], False)
+
+
+_COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
+    ast.Eq: operator.eq,
+    ast.NotEq: operator.ne,
+    ast.Lt: operator.lt,
+    ast.LtE: operator.le,
+    ast.Gt: operator.gt,
+    ast.GtE: operator.ge,
+    ast.In: lambda value, among: _is_in(value, among),
+    ast.NotIn: lambda value, among: np.logical_not(_is_in(value, among)),
+}
+_CALLS: dict[str, Callable[..., Any]] = {
+    "min": lambda *a: reduce(np.minimum, a),
+    "max": lambda *a: reduce(np.maximum, a),
+    "abs": np.abs,
+}
+
+
+class _Constraint:
+    """One parsed constraint; evaluates scalars and whole columns with the same code."""
+
+    def __init__(self, text: str, known: Sequence[str], constants: Config) -> None:
+        self.text = text
+        self._constants = constants
+        try:
+            self.tree = ast.parse(text.strip(), mode="eval").body
+        except SyntaxError as error:
+            raise UsageError(f"constraint {text!r} is not a Python expression: {error.msg}") from None
+        called = {
+            n.func.id for n in ast.walk(self.tree) if isinstance(n, ast.Call) and isinstance(n.func, ast.Name)
+        }
+        names = {n.id for n in ast.walk(self.tree) if isinstance(n, ast.Name)} - (called & set(_CALLS))
+        if unknown := sorted(names - set(known)):
+            raise UsageError(f"constraint {text!r} names unknown parameters {unknown}; known: {list(known)}")
+        self.names = names - set(constants)
+        for node in ast.walk(self.tree):
+            if not _is_allowed(node):
+                raise UsageError(
+                    f"constraint {text!r} uses {type(node).__name__}; allowed are comparisons, and/or/not, "
+                    f"arithmetic, in, if-else and {sorted(_CALLS)}"
+                )
+
+    def holds(self, config: Mapping[str, object]) -> bool:
+        return bool(self.holds_all(config, 1)[0])
+
+    def holds_all(self, columns: Mapping[str, Any], n: int) -> Array:
+        """Truth of the constraint along columns of values, (n,) of bool."""
+        # Both sides of an `or` are computed, so `x == 0 or n % x == 0` divides by zero harmlessly.
+        with np.errstate(all="ignore"):
+            result = _evaluate(self.tree, {**self._constants, **columns})
+        return np.broadcast_to(np.asarray(result, dtype=bool), (n,))
+
+
+def _is_allowed(node: ast.AST) -> bool:
+    if isinstance(node, ast.Call):
+        return isinstance(node.func, ast.Name) and node.func.id in _CALLS and not node.keywords
+    if isinstance(node, ast.BinOp):
+        return type(node.op) in _BINARY
+    if isinstance(node, ast.Constant):
+        return isinstance(node.value, (bool, int, float, str))
+    if isinstance(node, ast.Compare):
+        return all(type(op) in _COMPARE for op in node.ops)
+    kinds = (ast.BoolOp, ast.UnaryOp, ast.Name, ast.IfExp, ast.Tuple, ast.List)
+    marks = (ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context)
+    return isinstance(node, (*kinds, *marks))
+
+
+def _evaluate(node: ast.expr, env: Mapping[str, Any]) -> Any:
+    """The value of an allowed expression; names may stand for scalars or for columns."""
+    match node:
+        case ast.Constant(value=value):
+            return value
+        case ast.Name(id=name):
+            return env[name]
+        case ast.BoolOp(op=op, values=values):
+            join = np.logical_and if isinstance(op, ast.And) else np.logical_or
+            return reduce(join, [_evaluate(v, env) for v in values])
+        case ast.UnaryOp(op=op, operand=operand):
+            value = _evaluate(operand, env)
+            return (
+                np.logical_not(value) if isinstance(op, ast.Not) else -value if isinstance(op, ast.USub) else value
+            )
+        case ast.BinOp(left=left, op=op, right=right):
+            return _BINARY[type(op)](_evaluate(left, env), _evaluate(right, env))
+        case ast.Compare(left=left, ops=ops, comparators=comparators):
+            sides = [_evaluate(left, env), *[_evaluate(c, env) for c in comparators]]
+            found: list[Any] = [_COMPARE[type(op)](a, b) for op, a, b in zip(ops, sides, sides[1:], strict=False)]
+            return reduce(np.logical_and, found)
+        case ast.IfExp(test=test, body=body, orelse=orelse):
+            return np.where(_evaluate(test, env), _evaluate(body, env), _evaluate(orelse, env))
+        case ast.Call(func=ast.Name(id=name), args=args):
+            return _CALLS[name](*[_evaluate(a, env) for a in args])
+        case ast.Tuple(elts=elts) | ast.List(elts=elts):
+            return [_evaluate(e, env) for e in elts]
+        case _:
+            raise AssertionError(f"unchecked node {type(node).__name__}")

@@ -1,0 +1,123 @@
+"""The life of one candidate: what was proposed, what was measured, and how carefully."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Literal
+
+from evotune.space import Config
+
+Origin = Literal["default", "random", "surrogate", "mutation", "crossover", "llm", "mock"]
+Provenance = Literal["measured", "replayed", "compiled"]
+
+# 1.4826 turns a median absolute deviation into a standard deviation of a normal; 1.2533 is the
+# ratio of the standard error of a median to that of a mean.
+MAD_TO_STD = 1.4826
+MEDIAN_TO_MEAN_ERROR = 1.2533
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A proposed program.
+
+    ``config`` is set by our own proposers. It is None for text of a model, which is data until it
+    has been parsed. ``parent`` is the number of the trial it came from.
+    """
+
+    program: str
+    origin: Origin
+    parent: int | None = None
+    config: Config | None = None
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """How carefully a configuration is measured; ``rank`` orders them, 0 is without running.
+
+    ``reps`` repetitions are made unless ``limit_s`` seconds have passed before.
+    """
+
+    rank: int
+    name: str
+    reps: int
+    limit_s: float = math.inf
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Timings at one fidelity, or the stage at which they failed. A failure is never a number.
+
+    ``rel_sem`` is the standard error of the latency as a share of it, where the samples cannot
+    tell (a recorded mean). ``context`` keeps what the timing depends on: clocks, load, order.
+    """
+
+    fidelity: Fidelity
+    provenance: Provenance
+    samples_ms: tuple[float, ...] = ()
+    failed_stage: str | None = None
+    reason: str | None = None
+    rel_sem: float | None = None
+    context: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
+
+    def __post_init__(self) -> None:
+        if bool(self.samples_ms) == (self.failed_stage is not None):
+            raise ValueError("a measurement has either samples or the stage that failed")
+        if any(not math.isfinite(s) or s <= 0 for s in self.samples_ms):
+            raise ValueError(f"latencies must be positive and finite, found {self.samples_ms}")
+
+    @property
+    def ok(self) -> bool:
+        return self.failed_stage is None
+
+    @property
+    def latency_ms(self) -> float:
+        """Median of the samples."""
+        return median(self.samples_ms)
+
+    @property
+    def relative_error(self) -> float:
+        """Standard error of :attr:`latency_ms` as a share of it, from the samples' spread."""
+        if self.rel_sem is not None:
+            return self.rel_sem
+        centre = self.latency_ms
+        mad = median(abs(s - centre) for s in self.samples_ms)
+        return MEDIAN_TO_MEAN_ERROR * MAD_TO_STD * mad / math.sqrt(len(self.samples_ms)) / centre
+
+
+@dataclass(frozen=True)
+class Static:
+    """What compiling told: seconds it took and facts such as registers or code bytes."""
+
+    compile_s: float
+    facts: Mapping[str, float] = field(default_factory=dict[str, float])
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A candidate's numbered life."""
+
+    number: int
+    candidate: Candidate
+    config: Config
+    measurements: tuple[Measurement, ...] = ()
+    static: Static | None = None
+
+    @property
+    def failure(self) -> Measurement | None:
+        """The measurement that failed, if one did."""
+        return next((m for m in self.measurements if not m.ok), None)
+
+    @property
+    def best(self) -> Measurement | None:
+        """The most careful timing, or None if the trial failed or has none."""
+        if self.failure is not None:
+            return None
+        return max(self.measurements, key=lambda m: m.fidelity.rank, default=None)
+
+    @property
+    def latency_ms(self) -> float | None:
+        """Median of the most careful timing, or None if the trial failed."""
+        return self.best.latency_ms if self.best else None
