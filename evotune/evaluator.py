@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from evotune.errors import Rejected
 from evotune.space import Config
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
@@ -31,7 +30,7 @@ class Evaluator(Protocol):
     """
 
     fidelities: Sequence[Fidelity]
-    """Those it times at, rising."""
+    """Those a trial climbs, rising; finalists are interleaved at a higher one."""
     device: Device
     provenance: Provenance
 
@@ -52,6 +51,10 @@ class Evaluator(Protocol):
         belong to the same round, so that ratios of them cancel drift."""
         ...
 
+    def close(self) -> None:
+        """Free processes and files; safe to call twice."""
+        ...
+
 
 # How much slower than the incumbent a configuration may look and still climb to the next rung, in
 # units of its own relative standard error on top of a floor for differences between runs.
@@ -59,21 +62,14 @@ PROMOTE_FLOOR = 0.03
 PROMOTE_SIGMAS = 3.0
 
 
-def climb(
-    evaluator: Evaluator, config: Config, incumbent_ms: float | None
-) -> tuple[Static | None, list[Measurement]]:
-    """Compile, then measure at rising fidelities for as long as the configuration could win."""
-    try:
-        static = evaluator.compile(config)
-    except Rejected as rejected:
-        failed = Measurement(STATIC, evaluator.provenance, failed_stage=rejected.stage, reason=rejected.reason)
-        return None, [failed]
+def climb(evaluator: Evaluator, config: Config, incumbent_ms: float | None) -> list[Measurement]:
+    """Measure a compiled configuration at rising fidelities for as long as it could win."""
     done: list[Measurement] = []
     for fidelity in evaluator.fidelities:
         done.append(evaluator.measure(config, fidelity))
         if not done[-1].ok or not _could_win(done[-1], incumbent_ms):
             break
-    return static, done
+    return done
 
 
 def _could_win(measurement: Measurement, incumbent_ms: float | None) -> bool:

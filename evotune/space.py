@@ -398,6 +398,10 @@ _BINARY: dict[type[ast.operator], Callable[..., Any]] = {
 }
 
 
+def _both(a: Any, b: Any) -> Any:
+    return np.logical_and(a, b)
+
+
 def _is_in(value: Any, among: Sequence[Any]) -> Any:
     return reduce(np.logical_or, [value == v for v in among], False)
 
@@ -409,9 +413,10 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.LtE: operator.le,
     ast.Gt: operator.gt,
     ast.GtE: operator.ge,
-    ast.In: lambda value, among: _is_in(value, among),
+    ast.In: _is_in,
     ast.NotIn: lambda value, among: np.logical_not(_is_in(value, among)),
 }
+_CHOOSE: Callable[[Any, Any, Any], Any] = np.where
 _CALLS: dict[str, Callable[..., Any]] = {
     "min": lambda *a: reduce(np.minimum, a),
     "max": lambda *a: reduce(np.maximum, a),
@@ -488,9 +493,10 @@ def _evaluate(node: ast.expr, env: Mapping[str, Any]) -> Any:
         case ast.Compare(left=left, ops=ops, comparators=comparators):
             sides = [_evaluate(left, env), *[_evaluate(c, env) for c in comparators]]
             found: list[Any] = [_COMPARE[type(op)](a, b) for op, a, b in zip(ops, sides, sides[1:], strict=False)]
-            return reduce(np.logical_and, found)
+            return reduce(_both, found)
         case ast.IfExp(test=test, body=body, orelse=orelse):
-            return np.where(_evaluate(test, env), _evaluate(body, env), _evaluate(orelse, env))
+            sides = [_evaluate(test, env), _evaluate(body, env), _evaluate(orelse, env)]
+            return _CHOOSE(*sides)
         case ast.Call(func=ast.Name(id=name), args=args):
             return _CALLS[name](*[_evaluate(a, env) for a in args])
         case ast.Tuple(elts=elts) | ast.List(elts=elts):

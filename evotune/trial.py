@@ -21,16 +21,15 @@ MEDIAN_TO_MEAN_ERROR = 1.2533
 
 @dataclass(frozen=True)
 class Candidate:
-    """A proposed program.
+    """A legal configuration that somebody proposes, and the program that returns it.
 
-    ``config`` is set by our own proposers. It is None for text of a model, which is data until it
-    has been parsed. ``parent`` is the number of the trial it came from.
+    ``parent`` is the number of the trial that it was derived from.
     """
 
+    config: Config
     program: str
     origin: Origin
     parent: int | None = None
-    config: Config | None = None
 
 
 @dataclass(frozen=True)
@@ -101,9 +100,12 @@ class Trial:
 
     number: int
     candidate: Candidate
-    config: Config
     measurements: tuple[Measurement, ...] = ()
     static: Static | None = None
+
+    @property
+    def config(self) -> Config:
+        return self.candidate.config
 
     @property
     def failure(self) -> Measurement | None:

@@ -1,0 +1,155 @@
+"""Where trials run: several compile at once, one at a time is measured.
+
+An engine is the seam between the search and its workers. The search submits jobs and collects
+outcomes in whatever order they come; it never waits for one in particular.
+"""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Protocol
+
+from evotune.errors import Rejected
+from evotune.evaluator import STATIC, Evaluator, climb
+from evotune.space import Config
+from evotune.trial import Measurement, Static
+
+
+@dataclass(frozen=True)
+class Job:
+    """One configuration to evaluate; ``incumbent_ms`` is what it has to beat to be looked at closely."""
+
+    number: int
+    config: Config
+    incumbent_ms: float | None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a job."""
+
+    number: int
+    static: Static | None
+    measurements: tuple[Measurement, ...]
+
+
+class Engine(Protocol):
+    """Runs jobs somewhere; ``slots`` is how many keep it busy."""
+
+    slots: int
+
+    def submit(self, job: Job) -> None:
+        """Take a job; returns at once."""
+        ...
+
+    def completed(self, timeout_s: float) -> list[Outcome]:
+        """Outcomes since the last call, waiting for the first up to ``timeout_s``.
+
+        Raises:
+            DeviceError: The device can no longer be trusted.
+        """
+        ...
+
+    def cancel(self) -> None:
+        """Forget all jobs and stop; safe to call twice."""
+        ...
+
+
+class InlineEngine:
+    """Runs each job in the caller's thread when its outcome is asked for: no threads, one order."""
+
+    slots = 1
+
+    def __init__(self, evaluator: Evaluator) -> None:
+        self._evaluator = evaluator
+        self._jobs: list[Job] = []
+
+    def submit(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def completed(self, timeout_s: float) -> list[Outcome]:
+        done = [_run(self._evaluator, job, _compile(self._evaluator, job)) for job in self._jobs]
+        self._jobs = []
+        return done
+
+    def cancel(self) -> None:
+        self._jobs = []
+
+
+class LocalEngine:
+    """Compiles on threads that each drive a killable process, and measures on one other thread.
+
+    Timings swing with what else the process and the device are doing, so exactly one
+    configuration is being measured at any time.
+    """
+
+    def __init__(self, evaluator: Evaluator, compile_jobs: int) -> None:
+        self.slots = compile_jobs + 1
+        self._evaluator = evaluator
+        self._compilers = ThreadPoolExecutor(compile_jobs, thread_name_prefix="evotune-compile")
+        self._ready: queue.Queue[tuple[Job, Static | Measurement] | None] = queue.Queue()
+        self._done: queue.Queue[Outcome | BaseException] = queue.Queue()
+        self._cancelled = threading.Event()
+        self._measurer = threading.Thread(target=self._measure_all, name="evotune-measure", daemon=True)
+        self._measurer.start()
+
+    def submit(self, job: Job) -> None:
+        self._compilers.submit(self._compile_one, job)
+
+    def completed(self, timeout_s: float) -> list[Outcome]:
+        out: list[Outcome] = []
+        try:
+            found = self._done.get(timeout=timeout_s)
+            while True:
+                if isinstance(found, BaseException):
+                    raise found
+                out.append(found)
+                found = self._done.get_nowait()
+        except queue.Empty:
+            return out
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+        self._compilers.shutdown(wait=False, cancel_futures=True)
+        self._ready.put(None)
+        # The evaluator may be closed once this returns, so the job in hand ends first; its own
+        # deadline bounds the wait.
+        self._measurer.join()
+        self._compilers.shutdown(wait=True)
+
+    def _compile_one(self, job: Job) -> None:
+        if self._cancelled.is_set():
+            return
+        try:
+            self._ready.put((job, _compile(self._evaluator, job)))
+        except BaseException as error:  # whatever it is, the main thread must hear of it
+            self._done.put(error)
+
+    def _measure_all(self) -> None:
+        while (item := self._ready.get()) is not None:
+            if self._cancelled.is_set():
+                continue
+            job, compiled = item
+            try:
+                self._done.put(_run(self._evaluator, job, compiled))
+            except BaseException as error:  # whatever it is, the main thread must hear of it
+                self._done.put(error)
+
+
+def _compile(evaluator: Evaluator, job: Job) -> Static | Measurement:
+    try:
+        return evaluator.compile(job.config)
+    except Rejected as rejected:
+        reason = rejected.reason
+        return Measurement(STATIC, evaluator.provenance, failed_stage=rejected.stage, reason=reason)
+
+
+def _run(evaluator: Evaluator, job: Job, compiled: Static | Measurement) -> Outcome:
+    if isinstance(compiled, Measurement):
+        return Outcome(job.number, None, (compiled,))
+    rungs: Sequence[Measurement] = climb(evaluator, job.config, job.incumbent_ms)
+    return Outcome(job.number, compiled, tuple(rungs))

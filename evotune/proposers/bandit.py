@@ -1,0 +1,60 @@
+"""Shares the budget among the origins by what each has earned."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right, insort
+from collections.abc import Iterable, Mapping
+from random import Random
+
+from evotune.trial import Origin
+
+# What is believed of an origin before it has proposed anything: earnings and turns. The surrogate's
+# favourites start ahead, because on recorded spaces nothing else has come near them.
+PRIOR: Mapping[Origin, tuple[float, float]] = {"surrogate": (6.0, 7.0)}
+PRIOR_OTHER = (0.5, 2.0)
+FORGET = 0.95  # of its earnings, kept at each turn of an origin: late in a run other origins win
+SHARPNESS = 3.0
+FLOOR = 0.02
+
+
+class Bandit:
+    """Expected earnings per turn of each origin, and a draw in proportion to them.
+
+    A turn earns 1 for a new best, else the cube of the share of earlier results that it beats:
+    a good result nearly always comes from near a good one, and mediocre ones teach nothing.
+    """
+
+    def __init__(self, origins: Iterable[Origin]) -> None:
+        self._earned = {o: PRIOR.get(o, PRIOR_OTHER)[0] for o in origins}
+        self._turns = {o: PRIOR.get(o, PRIOR_OTHER)[1] for o in origins}
+        self._losses: list[float] = []
+
+    def tell(self, origin: Origin, loss: float | None) -> None:
+        """Credit an origin with the loss of its trial, None if that failed."""
+        earned = 0.0
+        if loss is not None:
+            beaten = len(self._losses) - bisect_right(self._losses, loss)
+            earned = (beaten / len(self._losses)) ** 3 if self._losses else 0.0
+            insort(self._losses, loss)
+        if origin in self._turns:
+            self._earned[origin] = FORGET * self._earned[origin] + earned
+            self._turns[origin] = FORGET * self._turns[origin] + 1.0
+
+    def shares(self) -> dict[Origin, float]:
+        """Each origin's share of the coming turns; they sum to 1 and none is below the floor."""
+        weight = {o: math.pow(self._earned[o] / self._turns[o], SHARPNESS) for o in self._turns}
+        total = sum(weight.values()) or 1.0
+        to_share = 1.0 - FLOOR * len(weight)
+        shares: dict[Origin, float] = {o: FLOOR + to_share * w / total for o, w in weight.items()}
+        return shares
+
+    def order(self, rng: Random) -> list[Origin]:
+        """All origins in the order in which they are asked, drawn by their shares."""
+        left = self.shares()
+        out: list[Origin] = []
+        while left:
+            chosen = rng.choices(list(left), weights=list(left.values()))[0]
+            out.append(chosen)
+            del left[chosen]
+        return out

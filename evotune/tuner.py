@@ -1,0 +1,366 @@
+"""The line: propose, compile, measure, record, learn, until the budget is spent; then the finals."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+from evotune.engine import Engine, Job, Outcome
+from evotune.errors import Rejected
+from evotune.evaluator import STATIC, Evaluator
+from evotune.interval import latency_ci95_ms, ratio_ci95
+from evotune.journal import Rejection, Run
+from evotune.proposers import Feedback, Portfolio
+from evotune.space import Config
+from evotune.trial import Candidate, Fidelity, Measurement, Trial
+
+log = logging.getLogger(__name__)
+
+# Standard deviation of log latency between two runs of one configuration, beyond what repetitions
+# within a run show: 1 % on the recorded spaces, where 32 repetitions were made in one run.
+BETWEEN_RUNS = 0.01
+# A trial that was in flight when the tuner died is suspected of it; after this many it is left out.
+QUARANTINE_AFTER = 2
+
+
+@dataclass(frozen=True)
+class Budget:
+    """When to stop; whichever comes first. Trials of earlier calls of the same run count."""
+
+    max_evaluations: int
+    max_seconds: float = math.inf
+
+
+@dataclass(frozen=True)
+class Finals:
+    """How the winner is chosen and compared: ``count`` best trials and the default, interleaved."""
+
+    count: int
+    fidelity: Fidelity
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found, in the shape of ``evotune run --json``; see the README for its fields."""
+
+    run_id: str
+    kernel: str
+    target: str
+    device: str
+    provenance: str
+    best: Mapping[str, Any] | None
+    default: Mapping[str, Any]
+    speedup: float | None
+    speedup_ci95: tuple[float, float] | None
+    evaluations: int
+    failures: Mapping[str, int]
+    proposals: Mapping[str, int]
+    llm: Mapping[str, Any]
+    stopped: str
+    seconds: float
+    journal: str
+    reasons: Sequence[tuple[str, int]] = field(default=(), repr=False)
+    """The commonest reasons of failure with their counts; not part of the JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        out = asdict(self)
+        del out["reasons"]
+        return out
+
+    @classmethod
+    def from_json(cls, recorded: Mapping[str, Any]) -> Result:
+        """The result that :meth:`to_json` described."""
+        interval = recorded["speedup_ci95"]
+        changed: dict[str, Any] = {"speedup_ci95": None if interval is None else tuple(interval)}
+        return cls(**{**recorded, **changed})
+
+
+@dataclass(frozen=True)
+class _Podium:
+    """Who won, and what was measured in the finals by trial number."""
+
+    winner: Trial | None
+    measured: Mapping[int, Measurement]
+
+    def of(self, trial: Trial | None) -> Measurement | None:
+        """The most careful timing of a trial."""
+        return None if trial is None else self.measured.get(trial.number) or trial.best
+
+
+class Observer(Protocol):
+    """Hears what happens while it happens."""
+
+    def on_trial(self, trial: Trial, tuner: Tuner, *, is_best: bool) -> None:
+        """A trial ended."""
+        ...
+
+    def on_note(self, text: str) -> None:
+        """Something a person should know."""
+        ...
+
+
+class Tuner:
+    """Spends a budget of evaluations on a space, and reports the best that was measured.
+
+    Args:
+        portfolio: Proposes candidates, screens them, and learns.
+        engine: Evaluates them.
+        evaluator: Behind the engine; used directly for the finals, when nothing else is running.
+        run: Where everything is recorded.
+        names: ``kernel`` and ``target``, for the result.
+        llm: Usage of the model so far, for the result.
+    """
+
+    def __init__(
+        self,
+        portfolio: Portfolio,
+        engine: Engine,
+        evaluator: Evaluator,
+        run: Run,
+        *,
+        budget: Budget,
+        finals: Finals,
+        names: Mapping[str, str],
+        llm: Callable[[], Mapping[str, Any]],
+        observers: Sequence[Observer] = (),
+    ) -> None:
+        self.budget = budget
+        self.trials: list[Trial] = []
+        self.incumbent: Trial | None = None
+        self._portfolio = portfolio
+        self._engine = engine
+        self._evaluator = evaluator
+        self._run = run
+        self._finals = finals
+        self._names = names
+        self._llm = llm
+        self._observers = observers
+        self._flying: dict[int, Trial] = {}
+        self._started_s = time.monotonic()
+        self._begun = 0
+        self._restored = 0
+
+    def tune(self) -> Result:
+        """Run to the end of the budget, or to Ctrl-C, and report.
+
+        A run whose budget was spent before returns its recorded result; with a larger budget it
+        goes on from where it stood.
+
+        Raises:
+            DeviceError: The device cannot be trusted; everything measured before is in the journal.
+            UsageError: The journal cannot be written any more.
+        """
+        waiting = self._restore()
+        if (known := self._recorded_result()) is not None:
+            return known
+        stopped = "interrupted"
+        try:
+            stopped = self._search(waiting)
+            self._engine.cancel()
+            result = self._conclude(stopped, self._hold_finals())
+        except KeyboardInterrupt:
+            self._engine.cancel()
+            self._run.withdraw(self._flying)
+            result = self._conclude("interrupted", _Podium(self.incumbent, {}))
+        except BaseException:
+            self._engine.cancel()
+            self._run.release()
+            raise
+        self._run.finish(result.stopped, result.to_json())
+        return result
+
+    @property
+    def seconds(self) -> float:
+        """Since the tuner was made."""
+        return time.monotonic() - self._started_s
+
+    def eta_s(self) -> float | None:
+        """Seconds until the budget is spent, as far as the pace so far tells; None at the start."""
+        done = len(self.trials) - self._restored
+        if not done:
+            return None
+        by_count = (self.budget.max_evaluations - len(self.trials)) * self.seconds / done
+        return max(0.0, min(by_count, self.budget.max_seconds - self.seconds))
+
+    # -- the line ---------------------------------------------------------------------------
+
+    def _search(self, waiting: list[Trial]) -> str:
+        """Keep the engine busy until a budget is spent; why it stopped."""
+        while True:
+            stop = self._why_stop()
+            while stop is None and len(self._flying) < self._engine.slots:
+                trial = waiting.pop(0) if waiting else self._propose()
+                if trial is None:
+                    stop = "exhausted"
+                    break
+                self._dispatch(trial)
+                stop = self._why_stop()
+            if not self._flying:
+                assert stop is not None
+                return stop
+            for outcome in self._engine.completed(timeout_s=0.2):
+                self._record(outcome)
+
+    def _why_stop(self) -> str | None:
+        if self._begun >= self.budget.max_evaluations:
+            return "evaluations"
+        return "seconds" if self.seconds >= self.budget.max_seconds else None
+
+    def _propose(self) -> Trial | None:
+        candidate = self._portfolio.ask([t.config for t in self._flying.values()])
+        if candidate is None:
+            return None
+        return Trial(self._begun, candidate)
+
+    def _dispatch(self, trial: Trial) -> None:
+        self._run.begin(trial)
+        self._begun = max(self._begun, trial.number + 1)
+        self._flying[trial.number] = trial
+        incumbent_ms = self.incumbent.latency_ms if self.incumbent else None
+        self._engine.submit(Job(trial.number, trial.config, incumbent_ms))
+
+    def _record(self, outcome: Outcome) -> None:
+        flown = self._flying.pop(outcome.number)
+        trial = Trial(flown.number, flown.candidate, outcome.measurements, outcome.static)
+        self._run.append(trial)
+        self._learn(trial)
+
+    def _learn(self, trial: Trial) -> None:
+        self.trials.append(trial)
+        self._portfolio.tell([feedback_of(trial)])
+        is_best = self._is_best(trial)
+        if is_best:
+            self.incumbent = trial
+        for observer in self._observers:
+            observer.on_trial(trial, self, is_best=is_best)
+
+    def _is_best(self, trial: Trial) -> bool:
+        """Whether a trial climbed to the top and is faster than all that did before."""
+        best = trial.best
+        if best is None or best.fidelity.rank < self._evaluator.fidelities[-1].rank:
+            return False
+        held = self.incumbent.latency_ms if self.incumbent else None
+        return held is None or best.latency_ms < held
+
+    def _restore(self) -> list[Trial]:
+        """Learn what the journal knows; the trials that were cut off, to be run again."""
+        quiet, self._observers = self._observers, ()
+        for trial in self._run:
+            self._begun = max(self._begun, trial.number + 1)
+            self._learn(trial)
+        self._observers = quiet
+        self._restored = len(self.trials)
+        waiting: list[Trial] = []
+        for trial, attempts in self._run.interrupted():
+            self._begun = max(self._begun, trial.number + 1)
+            if attempts < QUARANTINE_AFTER:
+                waiting.append(trial)
+                continue
+            reason = f"the tuner died {attempts} times while this was evaluated"
+            failed = Measurement(STATIC, self._evaluator.provenance, failed_stage="crash", reason=reason)
+            self._flying[trial.number] = trial
+            self._record(Outcome(trial.number, None, (failed,)))
+        if self.trials:
+            note = f"resuming run {self._run.id}: {len(self.trials)} evaluations are in the journal"
+            for observer in self._observers:
+                observer.on_note(note)
+        return waiting
+
+    # -- the end ----------------------------------------------------------------------------
+
+    def _hold_finals(self) -> _Podium:
+        """Measure the best trials and the default in alternating rounds.
+
+        The winner then meets the default alone once more, so that the ratio that is reported does
+        not come from the samples that chose the winner.
+        """
+        ranked = sorted((t for t in self.trials if t.best), key=lambda t: t.latency_ms or math.inf)
+        default = self._default_trial()
+        entered = ranked[: self._finals.count]
+        if default is not None and default.best and default not in entered:
+            entered.append(default)
+        measured = self._interleave(entered) if entered else {}
+        if not measured:
+            return _Podium(self.incumbent, {})
+        winner = min((t for t in entered if t.number in measured), key=lambda t: measured[t.number].latency_ms)
+        if default is not None and default.number in measured and winner is not default:
+            measured |= self._interleave([winner, default])
+        self._run.append_measurements(measured)
+        return _Podium(winner, measured)
+
+    def _interleave(self, trials: Sequence[Trial]) -> dict[int, Measurement]:
+        measured = self._evaluator.interleave([t.config for t in trials], self._finals.fidelity)
+        return {t.number: m for t, m in zip(trials, measured, strict=True) if m.ok}
+
+    def _default_trial(self) -> Trial | None:
+        return next((t for t in self.trials if t.candidate.origin == "default"), None)
+
+    def _conclude(self, stopped: str, podium: _Podium) -> Result:
+        best, default = podium.winner, self._default_trial()
+        best_measured = podium.of(best)
+        default_measured = podium.of(default)
+        speedup, interval = None, None
+        if best is not None and best_measured is not None and default is not None and default_measured is not None:
+            speedup, interval = 1.0, (1.0, 1.0)
+            if best.number != default.number:
+                speedup, interval = ratio_ci95(default_measured, best_measured)
+        failures = Counter(t.failure.failed_stage or "" for t in self.trials if t.failure)
+        failures.update(r.stage for r in self._run.rejections())
+        reasons = Counter(f"{t.failure.failed_stage}: {t.failure.reason}" for t in self.trials if t.failure)
+        return Result(
+            run_id=self._run.id,
+            kernel=self._names["kernel"],
+            target=self._names["target"],
+            device=self._evaluator.device.name,
+            provenance=self._evaluator.provenance,
+            best=None if best is None or best_measured is None else _described(best.config, best_measured),
+            default={
+                "config": dict(default.config) if default else None,
+                "latency_ms": default_measured.latency_ms if default_measured else None,
+            },
+            speedup=speedup,
+            speedup_ci95=interval,
+            evaluations=len(self.trials),
+            failures=dict(sorted(failures.items())),
+            proposals=dict(sorted(Counter(t.candidate.origin for t in self.trials).items())),
+            llm=self._llm(),
+            stopped=stopped,
+            seconds=round(self.seconds, 3),
+            journal=str(self._run.journal.path),
+            reasons=tuple(reasons.most_common(3)),
+        )
+
+    def _recorded_result(self) -> Result | None:
+        recorded = self._run.result()
+        if recorded is None or recorded["stopped"] == "interrupted":
+            return None
+        if recorded["evaluations"] < self.budget.max_evaluations and recorded["stopped"] != "exhausted":
+            return None
+        self._run.release()
+        return Result.from_json(recorded)
+
+
+def feedback_of(trial: Trial) -> Feedback:
+    """What the search learns from a timed trial: its log latency, and how sure that is."""
+    best, failure = trial.best, trial.failure
+    if best is None:
+        reason = f"{failure.failed_stage}: {failure.reason}" if failure else "no measurement"
+        return Feedback(trial.number, trial.candidate, None, failure=reason)
+    variance = best.relative_error**2 + BETWEEN_RUNS**2
+    loss = math.log(best.latency_ms)
+    return Feedback(trial.number, trial.candidate, loss, variance, best.fidelity.rank)
+
+
+def rejection_of(candidate: Candidate, rejected: Rejected) -> Rejection:
+    """What the journal keeps of a candidate that never became a trial."""
+    return Rejection(candidate.origin, rejected.stage, rejected.reason)
+
+
+def _described(config: Config, measured: Measurement) -> dict[str, Any]:
+    return {"config": dict(config), "latency_ms": measured.latency_ms, "ci95_ms": latency_ci95_ms(measured)}

@@ -1,0 +1,99 @@
+import threading
+import time
+
+import pytest
+
+from evotune.engine import InlineEngine, Job, LocalEngine
+from evotune.errors import DeviceError, Rejected
+from evotune.evaluator import Device
+from evotune.trial import Fidelity, Measurement, Static
+
+LOW, HIGH = Fidelity(1, "low", 5), Fidelity(3, "high", 50)
+
+
+class ToyEvaluator:
+    """``ms`` is the latency; negative ones fail to compile, zero breaks the device."""
+
+    fidelities = (LOW, HIGH)
+    device = Device("toy", "toy")
+    provenance = "measured"
+
+    def __init__(self):
+        self.compiling = threading.Semaphore(0)
+        self.measuring = 0
+        self.most_measuring = 0
+
+    def compile(self, config):
+        if config["ms"] < 0:
+            raise Rejected("compile", "negative")
+        return Static(0.1)
+
+    def measure(self, config, fidelity):
+        self.measuring += 1
+        self.most_measuring = max(self.most_measuring, self.measuring)
+        time.sleep(0.001)
+        self.measuring -= 1
+        if config["ms"] == 0:
+            raise DeviceError("gone")
+        return Measurement(fidelity, "measured", (float(config["ms"]),) * 3)
+
+    def interleave(self, configs, fidelity):
+        return [self.measure(c, fidelity) for c in configs]
+
+    def close(self):
+        pass
+
+
+@pytest.fixture(params=["inline", "local"])
+def engine(request):
+    evaluator = ToyEvaluator()
+    made = InlineEngine(evaluator) if request.param == "inline" else LocalEngine(evaluator, compile_jobs=2)
+    made.toy = evaluator
+    yield made
+    made.cancel()
+
+
+def collect(engine, n):
+    out = []
+    deadline_s = time.monotonic() + 10
+    while len(out) < n and time.monotonic() < deadline_s:
+        out += engine.completed(timeout_s=0.1)
+    return {o.number: o for o in out}
+
+
+def test_every_job_has_one_outcome_and_one_is_measured_at_a_time(engine):
+    for n in range(8):
+        engine.submit(Job(n, {"ms": n + 1}, None))
+    done = collect(engine, 8)
+    assert sorted(done) == list(range(8))
+    assert [done[n].measurements[-1].latency_ms for n in range(8)] == [n + 1.0 for n in range(8)]
+    assert engine.toy.most_measuring == 1
+
+
+def test_what_cannot_win_is_not_measured_carefully(engine):
+    engine.submit(Job(0, {"ms": 5}, 1.0))
+    engine.submit(Job(1, {"ms": 1}, 1.0))
+    done = collect(engine, 2)
+    assert [m.fidelity for m in done[0].measurements] == [LOW]
+    assert [m.fidelity for m in done[1].measurements] == [LOW, HIGH]
+
+
+def test_a_rejected_configuration_is_an_outcome_not_an_error(engine):
+    engine.submit(Job(0, {"ms": -1}, None))
+    (measured,) = collect(engine, 1)[0].measurements
+    assert (measured.failed_stage, measured.reason) == ("compile", "negative")
+
+
+def test_a_device_fault_reaches_whoever_collects(engine):
+    engine.submit(Job(0, {"ms": 0}, None))
+    with pytest.raises(DeviceError):
+        collect(engine, 1)
+
+
+def test_cancelling_twice_is_safe_and_leaves_no_thread():
+    engine = LocalEngine(ToyEvaluator(), compile_jobs=2)
+    for n in range(50):
+        engine.submit(Job(n, {"ms": 1}, None))
+    engine.cancel()
+    engine.cancel()
+    assert not [t for t in threading.enumerate() if t.name.startswith("evotune")]
