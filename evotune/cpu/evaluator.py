@@ -1,0 +1,290 @@
+"""Measures C kernels on this machine's CPU."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import logging
+import os
+import platform
+import tempfile
+import threading
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evotune.cpu.toolchain import code_bytes, find_compiler
+from evotune.errors import DeviceError, Rejected, UsageError
+from evotune.evaluator import Device
+from evotune.kernel import CSource, LoadedKernel, Problem
+from evotune.process import Reply, Worker
+from evotune.space import Config
+from evotune.trial import Fidelity, Measurement, Provenance, Static
+
+_log = logging.getLogger(__name__)
+
+KILLS_TO_QUARANTINE = 2
+CLOSE_TIMEOUT_S = 10.0
+# Libraries that the reference may use keep to one thread: the worker is pinned to one core, and CPU
+# time of other threads means that a kernel cheats.
+ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+@dataclass(frozen=True)
+class _Built:
+    """A compiled configuration; equal ones share it."""
+
+    digest: str
+    library: Path
+    static: Static
+
+
+class CpuEvaluator:
+    """Compiles a kernel's C code and measures it in one worker process, pinned to one core.
+
+    A sample is the thread's CPU time of one call, which other load on the machine hardly moves; the
+    wall time is in ``Measurement.context``. Results are checked before and after timing.
+
+    Args:
+        kernel: A kernel file with a ``cpu`` backend.
+        problem: Sizes and dtype.
+        fidelities: The ladder, rising.
+        seed: Of the inputs.
+        compile_timeout_s: For one configuration.
+        run_timeout_s: For checking and timing one configuration; half of it bounds the timing.
+
+    Raises:
+        UsageError: No ``cpu`` backend, no compiler, or ``inputs`` or ``reference`` fails.
+    """
+
+    provenance: Provenance = "measured"
+
+    def __init__(
+        self,
+        kernel: LoadedKernel,
+        problem: Problem,
+        *,
+        fidelities: Sequence[Fidelity],
+        seed: int = 0,
+        compile_timeout_s: float = 60.0,
+        run_timeout_s: float = 30.0,
+    ) -> None:
+        self.fidelities = tuple(fidelities)
+        self._build = kernel.backend("cpu").build
+        self._problem = problem
+        self._compile_timeout_s = compile_timeout_s
+        self._run_timeout_s = run_timeout_s
+        self._built: dict[str, Future[_Built]] = {}
+        self._kills: Counter[str] = Counter()
+        self._deaths: dict[str, Reply] = {}
+        self._lock = threading.Lock()
+        self._closing = threading.Event()
+        self._folder = tempfile.TemporaryDirectory(prefix="evotune-cpu-", ignore_cleanup_errors=True)
+        self._worker: Worker | None = None
+        try:
+            folder = Path(self._folder.name)
+            self._compiler = find_compiler(folder)
+            harness = folder / "harness.so"
+            self._compiler.compile(Path(__file__).with_name("harness.c"), harness, timeout_s=compile_timeout_s)
+            setup = {
+                "kernel": str(kernel.path.resolve()),
+                "problem": dict(problem),
+                "seed": seed,
+                "harness": str(harness),
+            }
+            self._worker = Worker("evotune.cpu.worker:open_session", setup, environment=ONE_THREAD)
+            if not (reply := self._worker.start()).ok:
+                raise UsageError(f"{kernel.path} cannot be measured: {reply.message}")
+        except BaseException:
+            self.close()
+            raise
+        self.device = _device(self._compiler.version)
+
+    def __enter__(self) -> CpuEvaluator:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill the worker and running compilers, and delete all files; safe to call twice."""
+        self._closing.set()
+        if self._worker:
+            self._worker.stop()
+        # Compilers write into the folder until they have been killed.
+        wait(list(self._built.values()), CLOSE_TIMEOUT_S)
+        self._folder.cleanup()
+
+    # -- compile --------------------------------------------------------------------------------
+
+    def compile(self, config: Config) -> Static:
+        """Seconds of compiling and ``code_bytes``; equal code with equal flags is compiled once.
+
+        Raises:
+            Rejected: At stage ``build`` or ``compile``.
+        """
+        return self._artifact(config).static
+
+    def _artifact(self, config: Config) -> _Built:
+        source = self._source(config)
+        digest = hashlib.sha256("\0".join([source.text, *source.flags]).encode()).hexdigest()[:32]
+        with self._lock:
+            if self._closing.is_set():
+                raise DeviceError("the evaluator is closed")
+            is_mine = digest not in self._built
+            future = self._built.setdefault(digest, Future())
+        if is_mine:
+            try:
+                future.set_result(self._compile(digest, source))
+            except BaseException as error:  # whoever waits for this code must hear of it too
+                future.set_exception(error)
+        try:
+            return future.result()
+        except Rejected as rejected:  # anew: one exception raised in several threads grows its traceback
+            raise Rejected(rejected.stage, rejected.reason) from None
+
+    def _source(self, config: Config) -> CSource:
+        try:
+            source = self._build(config, self._problem)
+        except Exception as error:  # the user's file may raise anything
+            raise Rejected("build", f"{type(error).__name__}: {error}") from error
+        if not isinstance(source, CSource):
+            raise Rejected("build", f"build() returned {type(source).__name__}, not a CSource")
+        return source
+
+    def _compile(self, digest: str, source: CSource) -> _Built:
+        text = Path(self._folder.name, f"{digest}.c")
+        library = text.with_suffix(".so")
+        text.write_text(source.text, encoding="utf-8")
+        seconds = self._compiler.compile(
+            text, library, source.flags, timeout_s=self._compile_timeout_s, stop=self._closing
+        )
+        text.unlink()
+        size = code_bytes(library)
+        return _Built(digest, library, Static(seconds, {} if size is None else {"code_bytes": float(size)}))
+
+    # -- measure --------------------------------------------------------------------------------
+
+    def measure(self, config: Config, fidelity: Fidelity) -> Measurement:
+        """Samples, or the stage that failed: ``build``, ``compile``, ``incorrect``, ``timeout``, ``crash``.
+
+        Raises:
+            DeviceError: The worker does not start again, or a kernel with a known result fails in it.
+            UsageError: ``inputs`` or ``reference`` failed on later inputs.
+        """
+        built = self._ready(config, fidelity)
+        if isinstance(built, Measurement):
+            return built
+        was_used = self._worker is not None and self._worker.pid is not None
+        replies = [self._request([built], fidelity)]
+        if replies[0].kind == "crash" and was_used:
+            # An earlier kernel may have corrupted the process; in a new one the blame is certain.
+            replies.append(self._request([built], fidelity))
+        if replies[-1].killed:
+            self._kills[built.digest] += len(replies)
+            self._deaths[built.digest] = replies[-1]
+            return self._died(fidelity, built)
+        return self._measurement(fidelity, replies[-1].value["runs"][0])
+
+    def interleave(self, configs: Sequence[Config], fidelity: Fidelity) -> list[Measurement]:
+        """Samples of several configurations in alternating rounds, the order reversed every other one.
+
+        Those that fail are left out of the rounds; the others' ``samples_ms[i]`` stay aligned.
+        """
+        results: dict[int, Measurement] = {}
+        built: dict[int, _Built] = {}
+        for i, config in enumerate(configs):
+            ready = self._ready(config, fidelity)
+            if isinstance(ready, Measurement):
+                results[i] = ready
+            else:
+                built[i] = ready
+        for _ in range(2):
+            if not built:
+                break
+            reply = self._request(list(built.values()), fidelity)
+            if not reply.killed and not reply.value["tainted"]:
+                runs = zip(built, reply.value["runs"], strict=True)
+                results |= {i: self._measurement(fidelity, run) for i, run in runs}
+                break
+            # Whose fault it was shows only one by one.
+            alone = {i: self.measure(configs[i], fidelity) for i in built}
+            results |= {i: m for i, m in alone.items() if not m.ok}
+            built = {i: b for i, b in built.items() if alone[i].ok}
+        else:
+            raise DeviceError("configurations that run alone fail in alternation; see the log for how")
+        return [results[i] for i in range(len(configs))]
+
+    def _ready(self, config: Config, fidelity: Fidelity) -> _Built | Measurement:
+        """A configuration that can be run, or why it cannot."""
+        try:
+            built = self._artifact(config)
+        except Rejected as rejected:
+            return self._failed(fidelity, rejected.stage, rejected.reason)
+        if self._kills[built.digest] >= KILLS_TO_QUARANTINE:
+            return self._died(fidelity, built, "quarantined, not run again: ")
+        return built
+
+    def _request(self, built: Sequence[_Built], fidelity: Fidelity) -> Reply:
+        """The worker's reply: a value or how it died."""
+        if self._closing.is_set() or self._worker is None:
+            raise DeviceError("the evaluator is closed")
+        request = {
+            "libraries": [str(b.library) for b in built],
+            "reps": fidelity.reps,
+            "limit_s": len(built) * min(fidelity.limit_s, self._run_timeout_s / 2),
+        }
+        reply = self._worker.call(request, len(built) * self._run_timeout_s)
+        if reply.kind == "error":
+            kind = UsageError if reply.error == "UsageError" else DeviceError
+            raise kind(reply.message)
+        if reply.killed or reply.value["tainted"]:
+            _log.warning("the worker is replaced: %s", reply.message or "a kernel left something behind")
+            self._worker.stop()
+        return reply
+
+    def _measurement(self, fidelity: Fidelity, run: Mapping[str, Any]) -> Measurement:
+        if "stage" in run:
+            return self._failed(fidelity, run["stage"], run["reason"])
+        return Measurement(fidelity, self.provenance, tuple(run["samples_ms"]), context=run["context"])
+
+    def _died(self, fidelity: Fidelity, built: _Built, prefix: str = "") -> Measurement:
+        death = self._deaths[built.digest]
+        stage = "timeout" if death.kind == "timeout" else "crash"
+        return self._failed(fidelity, stage, prefix + death.message)
+
+    def _failed(self, fidelity: Fidelity, stage: str, reason: str) -> Measurement:
+        return Measurement(fidelity, self.provenance, failed_stage=stage, reason=reason)
+
+
+def _device(compiler: str) -> Device:
+    versions = {
+        "compiler": compiler,
+        "python": platform.python_version(),
+        **{package: _version(package) for package in ("numpy", "evotune")},
+    }
+    facts: dict[str, float | str] = {
+        "cores": float(len(os.sched_getaffinity(0))),
+        "load_1min": os.getloadavg()[0],
+    }
+    return Device("cpu", _cpu_model(), versions, facts)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # run from a source tree
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    # Not given on Arm, where the architecture is all that is left.
+    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(found, platform.machine())

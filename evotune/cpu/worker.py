@@ -1,0 +1,252 @@
+"""The child process that loads compiled kernels, checks them, and times them on one core."""
+
+from __future__ import annotations
+
+import ctypes
+import math
+import os
+import time
+from collections.abc import Callable, Generator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+
+from evotune.cpu.inputs import WROTE_OUTSIDE, Inputs, InputSet
+from evotune.errors import DeviceError, Rejected
+from evotune.kernel import load_kernel
+
+MIN_SAMPLE_NS = 50_000  # shorter ones would measure the clock: a reading takes 0.3 us or more
+MIN_SAMPLES = 3
+MAX_GROWTH = 100
+# Reading the clocks costs the process about 1 us a sample that the thread is not charged for.
+MAX_CPU_RATIO = 1.2
+CPU_SLACK_NS = 100_000
+
+_libc = ctypes.CDLL(None)
+_libc.dlopen.restype = ctypes.c_void_p
+_libc.dlsym.restype = ctypes.c_void_p
+_libc.dlsym.argtypes = [ctypes.c_void_p, ctypes.c_char_p]
+_libc.dlclose.argtypes = [ctypes.c_void_p]
+_libc.dlerror.restype = ctypes.c_char_p
+
+
+def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Entry of the worker process: get ready to measure one kernel on one problem.
+
+    Args:
+        setup: ``kernel`` (path), ``problem``, ``seed``, and ``harness`` (path of the compiled one).
+    """
+    core = max(os.sched_getaffinity(0))  # interrupts and other people's defaults favour the first
+    os.sched_setaffinity(0, {core})
+    harness = Harness(Path(setup["harness"]))
+    harness.check_canary()
+    inputs = Inputs(load_kernel(Path(setup["kernel"])), setup["problem"], setup["seed"])
+    return Session(harness, inputs, core).measure
+
+
+class Harness:
+    """The C code that calls kernels."""
+
+    def __init__(self, path: Path) -> None:
+        library = ctypes.CDLL(str(path))
+        self.default_fp: Callable[[], None] = library.evotune_default_fp
+        self._canary = ctypes.cast(library.evotune_canary, ctypes.c_void_p).value or 0
+        self._time = library.evotune_time
+        self._time.restype = None
+        self._time.argtypes = [
+            *[ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int],
+            *[ctypes.c_int64, ctypes.c_int64, ctypes.c_void_p],
+        ]
+
+    def time(self, kernel: int, sets: Sequence[Sequence[int]], calls: int, first: int = 0) -> tuple[int, int, int]:
+        """Thread CPU time, process CPU time and wall time of so many calls together, ns.
+
+        Args:
+            kernel: Address of the function.
+            sets: Addresses of its arguments, taken in turn.
+            calls: How often it is called.
+            first: The set to begin with, modulo their number.
+        """
+        flat = (ctypes.c_void_p * (len(sets) * len(sets[0])))(*(a for s in sets for a in s))
+        ns = (ctypes.c_int64 * 3)()
+        self._time(kernel, flat, len(sets), len(sets[0]), first, calls, ns)
+        return ns[0], ns[1], ns[2]
+
+    def check_canary(self) -> None:
+        """Run a kernel whose result is known.
+
+        Raises:
+            DeviceError: It gives another result or takes no time.
+        """
+        given, found = np.arange(256, dtype=np.uint32), np.zeros(256, dtype=np.uint32)
+        thread_ns, _, _ = self.time(self._canary, [[given.ctypes.data, found.ctypes.data]], 10)
+        expected = [sum((i + k) ** 2 for k in range(1000)) % 2**32 for i in range(256)]
+        if found.tolist() != expected or thread_ns <= 0:
+            raise DeviceError("a kernel with a known result gives another; this machine cannot be trusted")
+
+
+@dataclass
+class Run:
+    """One loaded kernel on its way through a measurement."""
+
+    kernel: int
+    calls: int = 1
+    samples: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    failure: Rejected | None = None
+
+
+class Session:
+    """Everything that stays the same from one measurement to the next."""
+
+    def __init__(self, harness: Harness, inputs: Inputs, core: int) -> None:
+        self._harness = harness
+        self._inputs = inputs
+        self._core = core
+        self._threads = _threads()
+        self._tainted = False
+
+    def measure(self, request: dict[str, Any]) -> dict[str, Any]:
+        """Check, time and check again some libraries, one alone or several in alternating rounds.
+
+        Args:
+            request: ``libraries`` (paths), ``reps``, and ``limit_s``, which bounds the timing.
+
+        Returns:
+            ``tainted``: whether a kernel left something behind, so that this process cannot be
+            used again, and several kernels have not been timed. ``runs``, one for each library:
+            ``samples_ms`` and ``context``, or ``stage`` and ``reason``.
+        """
+        with ExitStack() as loaded:
+            runs = [loaded.enter_context(self._loaded(path)) for path in request["libraries"]]
+            self._each(runs, self._check)
+            self._each(runs, self._calibrate)
+            if len(runs) == 1:  # a buffer shared by several kernels cannot tell whose result it holds
+                self._each(runs, lambda run: self._time_checked(run, request["reps"], request["limit_s"]))
+            elif not self._tainted:
+                self._time([r for r in runs if not r.failure], request["reps"], request["limit_s"])
+            self._each(runs, self._check_cpu_time)
+            self._each(runs, self._check_swapped)
+            self._each(runs, self._check)
+        return {"runs": [self._report(run) for run in runs], "tainted": self._tainted}
+
+    @contextmanager
+    def _loaded(self, path: str) -> Generator[Run, None, None]:
+        handle = _libc.dlopen(path.encode(), os.RTLD_NOW | os.RTLD_LOCAL)
+        self._harness.default_fp()
+        if not handle:
+            yield Run(0, failure=Rejected("compile", f"cannot be loaded: {(_libc.dlerror() or b'').decode()}"))
+            return
+        try:
+            kernel = _libc.dlsym(handle, b"evotune_kernel")
+            missing = Rejected("compile", "the source does not define evotune_kernel")
+            yield Run(kernel or 0, failure=None if kernel else missing)
+        finally:
+            if not self._tainted:  # a thread may still run the code, and would crash without it
+                _libc.dlclose(handle)
+
+    @staticmethod
+    def _each(runs: Sequence[Run], step: Callable[[Run], None]) -> None:
+        """Take a step with every run that has not failed; a failure is the run's, not the session's."""
+        for run in runs:
+            if not run.failure:
+                try:
+                    step(run)
+                except Rejected as rejected:
+                    run.failure = rejected
+
+    def _check(self, run: Run) -> None:
+        """One call on inputs that this code has not seen."""
+        self._run_checked(run, [self._inputs.unseen()])
+
+    def _check_swapped(self, run: Run) -> None:
+        """Known addresses with other values: a result kept by address is now wrong."""
+        self._inputs.swap_timing()
+        self._run_checked(run, self._inputs.timing)
+
+    def _run_checked(self, run: Run, sets: Sequence[InputSet]) -> None:
+        for inputs in sets:
+            inputs.poison()
+        self._harness.time(run.kernel, [s.addresses for s in sets], len(sets))
+        self._verify(sets)
+
+    def _calibrate(self, run: Run) -> None:
+        """Warm up, and find how many calls make a sample that is long enough."""
+        self._run_checked(run, self._inputs.timing)
+        addresses = self._addresses()
+        while (ns := self._harness.time(run.kernel, addresses, run.calls)[0]) < MIN_SAMPLE_NS:
+            wanted = math.ceil(1.1 * run.calls * MIN_SAMPLE_NS / max(ns, 1))
+            run.calls = min(max(wanted, run.calls + 1), run.calls * MAX_GROWTH)
+
+    def _time_checked(self, run: Run, reps: int, limit_s: float) -> None:
+        """Time one kernel, then check what the timed calls themselves computed."""
+        sets = self._inputs.timing
+        for inputs in sets:
+            inputs.poison()
+        self._time([run], reps, limit_s)
+        self._verify(sets[: len(run.samples) * run.calls])
+
+    def _time(self, runs: Sequence[Run], reps: int, limit_s: float) -> None:
+        """Sample all runs round by round, the order reversed every other round."""
+        addresses, end = self._addresses(), time.perf_counter() + limit_s
+        for i in range(reps):
+            uneven = len(runs) > 1 and i % 2  # a full turn there and back cancels a linear drift
+            if i >= MIN_SAMPLES and not uneven and time.perf_counter() > end:
+                break
+            for run in runs if i % 2 == 0 else reversed(runs):
+                run.samples.append(self._harness.time(run.kernel, addresses, run.calls, first=i * run.calls))
+
+    def _addresses(self) -> list[list[int]]:
+        return [inputs.addresses for inputs in self._inputs.timing]
+
+    def _check_cpu_time(self, run: Run) -> None:
+        """The thread's CPU time, which is reported, leaves other threads out: there must be none."""
+        thread_ns, process_ns = (sum(s[k] for s in run.samples) for k in (0, 1))
+        if process_ns > MAX_CPU_RATIO * thread_ns + CPU_SLACK_NS:
+            raise _threaded()
+
+    def _verify(self, sets: Sequence[InputSet]) -> None:
+        if (threads := _threads()) > self._threads:
+            self._threads, self._tainted = threads, True
+            raise _threaded()
+        for inputs in sets:
+            if wrong := inputs.wrongness(self._inputs.tolerance):
+                self._tainted |= wrong == WROTE_OUTSIDE
+                raise Rejected("incorrect", wrong)
+
+    def _report(self, run: Run) -> dict[str, Any]:
+        if run.failure:
+            return {"stage": run.failure.stage, "reason": run.failure.reason}
+        if not run.samples:
+            return {}
+        context: dict[str, float | str] = {
+            "wall_ms": median(s[2] for s in run.samples) / run.calls / 1e6,
+            "calls_per_sample": run.calls,
+            "core": self._core,
+            "load_1min": os.getloadavg()[0],
+        }
+        if mhz := _clock_mhz(self._core):
+            context["clock_mhz"] = mhz
+        return {"samples_ms": [max(s[0], 1) / run.calls / 1e6 for s in run.samples], "context": context}
+
+
+def _threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def _threaded() -> Rejected:
+    return Rejected(
+        "incorrect", "it used more than one thread; a kernel for the CPU target runs on the caller's only"
+    )
+
+
+def _clock_mhz(core: int) -> float | None:
+    """The core's clock now, where the system tells."""
+    try:
+        khz = Path(f"/sys/devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq").read_text()
+        return int(khz) / 1000
+    except (OSError, ValueError):
+        return None
