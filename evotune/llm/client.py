@@ -1,0 +1,95 @@
+"""Asks a model in the background, so that measuring never waits for one."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from evotune.errors import Fatal, ProviderError
+from evotune.llm.policy import Policy
+from evotune.llm.provider import Completion
+from evotune.llm.secret import NO_SECRET, printable
+
+Tag = TypeVar("Tag")
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One question; ``n`` is the number of configurations that it asks for."""
+
+    system: str
+    user: str
+    n: int = 8
+
+
+class LlmClient(Generic[Tag]):
+    """A few threads that ask; replies are collected when it suits the caller, however late.
+
+    Args:
+        policy: Every call goes through it.
+        concurrency: Calls at once. 0 asks within :meth:`submit`: for models that answer at once,
+            such as the mock, whose runs are then the same every time.
+    """
+
+    def __init__(self, policy: Policy, *, concurrency: int = 2) -> None:
+        self.policy = policy
+        self._asked: queue.SimpleQueue[tuple[Prompt, Tag] | None] = queue.SimpleQueue()
+        self._replied: queue.SimpleQueue[tuple[Tag, Completion | ProviderError]] = queue.SimpleQueue()
+        self._outstanding = 0
+        self._is_closed = False
+        # Daemons: a call to a server that hangs must not hold up the end of the process.
+        self._threads = [
+            threading.Thread(target=self._work, name=f"evotune-llm-{i}", daemon=True) for i in range(concurrency)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def outstanding(self) -> int:
+        """Prompts submitted whose replies :meth:`finished` has not returned yet."""
+        return self._outstanding
+
+    def submit(self, prompt: Prompt, tag: Tag) -> None:
+        """Have a prompt asked; ``tag`` comes back with its reply."""
+        if self._is_closed:
+            raise RuntimeError("the client is closed")
+        self._outstanding += 1
+        if self._threads:
+            self._asked.put((prompt, tag))
+        else:
+            self._replied.put((tag, self._ask(prompt)))
+
+    def finished(self, wait_s: float = 0.0) -> list[tuple[Tag, Completion | ProviderError]]:
+        """Replies since the last call; waits up to ``wait_s`` for the first if there are none."""
+        replies: list[tuple[Tag, Completion | ProviderError]] = []
+        is_patient = wait_s > 0 and self._outstanding > 0
+        while True:
+            try:
+                replies.append(self._replied.get(is_patient and not replies, wait_s if is_patient else None))
+            except queue.Empty:
+                break
+        self._outstanding -= len(replies)
+        return replies
+
+    def close(self) -> None:
+        """Ask nothing more; calls under way are abandoned with their threads. Returns at once."""
+        self._is_closed = True
+        for _ in self._threads:
+            self._asked.put(None)
+
+    def _work(self) -> None:
+        while (job := self._asked.get()) is not None and not self._is_closed:
+            prompt, tag = job
+            self._replied.put((tag, self._ask(prompt)))
+
+    def _ask(self, prompt: Prompt) -> Completion | ProviderError:
+        try:
+            return self.policy.ask(prompt.system, prompt.user, n=prompt.n)
+        except ProviderError as error:
+            return error
+        except Exception as error:  # a thread that dies silently would leave its prompt outstanding for ever
+            return Fatal(
+                "asking the model failed: " + printable(NO_SECRET.redact(f"{type(error).__name__}: {error}"))
+            )
