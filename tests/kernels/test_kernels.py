@@ -1,0 +1,263 @@
+"""The shipped kernels: complete, right in every corner of their spaces, and honest about their cost."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import mmap
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from evotune.errors import UsageError
+from evotune.kernel import Array, CSource, LoadedKernel, Problem, load_kernel
+from evotune.space import Config, ConfigSpace
+
+ROOT = Path(__file__).parents[2]
+NAMES = ["attention", "matmul", "rms_norm", "softmax", "vector_add"]
+CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler (cc, gcc or clang) on PATH")
+
+
+@pytest.fixture(params=NAMES)
+def kernel(request: pytest.FixtureRequest) -> LoadedKernel:
+    return shipped(request.param)
+
+
+def shipped(name: str) -> LoadedKernel:
+    return load_kernel(ROOT / "kernels" / f"{name}.py")
+
+
+def cpu_space(kernel: LoadedKernel, problem: Problem) -> ConfigSpace:
+    return kernel.backend("cpu").space(problem)
+
+
+# -- the files ----------------------------------------------------------------------------------
+
+
+def test_a_kernel_is_named_after_its_file_and_has_both_backends(kernel: LoadedKernel) -> None:
+    assert kernel.name == kernel.path.stem
+    assert set(kernel.definition.backends) == {"cpu", "cuda"}
+
+
+def test_each_default_shape_exists_and_each_dtype_has_a_tolerance(kernel: LoadedKernel) -> None:
+    shapes = kernel.definition.shapes
+    assert {"small", "odd", "default", "gpu"} <= set(shapes)
+    assert kernel.problem(None, "cpu") == shapes["default"]
+    assert kernel.problem(None, "cuda") == shapes["gpu"]
+    assert {shape["dtype"] for shape in shapes.values()} <= set(kernel.definition.tolerance)
+
+
+def test_loading_a_kernel_imports_neither_torch_nor_triton(kernel: LoadedKernel) -> None:
+    code = (
+        "import sys; from pathlib import Path; from evotune.kernel import load_kernel\n"
+        f"k = load_kernel(Path({str(kernel.path)!r}))\n"
+        "problem = k.problem(None, 'cuda'); k.backend('cuda').space(problem).default\n"
+        "assert not {'torch', 'triton'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+
+
+def test_inputs_are_contiguous_and_follow_the_generator(kernel: LoadedKernel) -> None:
+    problem = kernel.definition.shapes["small"]
+    first, again, other = (kernel.definition.inputs(problem, np.random.default_rng(seed)) for seed in (0, 0, 1))
+    for a, b, c in zip(first, again, other, strict=True):
+        assert a.flags.c_contiguous
+        assert a.dtype == problem["dtype"]
+        np.testing.assert_array_equal(a, b)
+        assert not np.array_equal(a, c)
+
+
+# -- the spaces ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "legal"),
+    [("attention", 2560), ("matmul", 1680), ("rms_norm", 336), ("softmax", 256), ("vector_add", 256)],
+)
+def test_the_default_cpu_space_has_the_promised_size(name: str, legal: int) -> None:
+    kernel = shipped(name)
+    assert cpu_space(kernel, kernel.problem(None, "cpu")).cardinality == legal
+
+
+def test_the_default_is_legal_in_every_shape_the_backend_supports(kernel: LoadedKernel) -> None:
+    for problem in kernel.definition.shapes.values():
+        for backend in kernel.definition.backends.values():
+            if backend is kernel.backend("cpu") and problem["dtype"] != "float32":
+                continue
+            space = backend.space(problem)
+            assert space.violations(space.default) == []
+
+
+def test_the_cpu_says_that_it_takes_single_precision_only(kernel: LoadedKernel) -> None:
+    half = {**kernel.definition.shapes["small"], "dtype": "float16"}
+    with pytest.raises(UsageError, match="dtype == 'float32'"):
+        cpu_space(kernel, half).validate({})
+    with pytest.raises(UsageError, match="dtype == 'float32'"):
+        _ = cpu_space(kernel, half).keys
+
+
+# -- the C --------------------------------------------------------------------------------------
+
+
+def covering(space: ConfigSpace, rng: Random) -> list[Config]:
+    """Few legal configurations in which each value of each parameter occurs."""
+    rows = space.sample(rng, 200)
+    missing = {(n, v) for row in rows for n, v in row.items()}
+    found = [space.default]
+    while missing := missing - set(found[-1].items()):
+        found.append(max(rows, key=lambda row: len(missing & set(row.items()))))
+    return found
+
+
+def compiled(source: CSource, folder: Path, number: int) -> Callable[..., None]:
+    text, library = folder / f"{number}.c", folder / f"{number}.so"
+    text.write_text(source.text, encoding="utf-8")
+    command = [str(CC), *source.flags, "-shared", "-fPIC", "-w", "-o", str(library), str(text), "-lm"]
+    subprocess.run(command, check=True, capture_output=True)
+    return ctypes.CDLL(str(library)).evotune_kernel
+
+
+def before_a_guard_page(a: Array) -> Array:
+    """A copy that ends where the process may not read, so that reading on kills it."""
+    size = -(-a.nbytes // mmap.PAGESIZE) * mmap.PAGESIZE
+    memory = mmap.mmap(-1, size + mmap.PAGESIZE)
+    end = ctypes.addressof(ctypes.c_char.from_buffer(memory)) + size
+    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(end), mmap.PAGESIZE, 0) == 0
+    copy = np.frombuffer(memory, a.dtype, a.size, size - a.nbytes).reshape(a.shape)
+    copy[...] = a
+    return copy
+
+
+def run(function: Callable[..., None], inputs: Sequence[Array], expected: Array) -> Array:
+    """The output; what lies before and behind it must stay untouched."""
+    guard = 1 << 14
+    buffer = np.full(expected.size + 2 * guard, np.nan, expected.dtype)
+    out = buffer[guard:-guard].reshape(expected.shape)
+    arrays = [*map(before_a_guard_page, inputs), out]
+    function(*(ctypes.c_void_p(a.ctypes.data) for a in arrays))
+    assert np.isnan(np.r_[buffer[:guard], buffer[-guard:]]).all(), "wrote outside the output"
+    return out
+
+
+def assert_right(kernel: LoadedKernel, problem: Problem, config: Config, out: Array, expected: Array) -> None:
+    tolerance = kernel.definition.tolerance[str(problem["dtype"])]
+    np.testing.assert_allclose(out, expected, tolerance.rtol, tolerance.atol, err_msg=f"{problem} {config}")
+
+
+ODD_ATTENTION = {"heads": 2, "seq": 77, "head_dim": 24, "causal": False, "dtype": "float32"}
+PROBLEMS = [
+    *((name, shipped(name).definition.shapes[shape]) for name in NAMES for shape in ("small", "odd")),
+    ("attention", ODD_ATTENTION),
+    ("attention", {**ODD_ATTENTION, "seq": 1, "causal": True}),
+    ("matmul", {"m": 3, "n": 1, "k": 300, "dtype": "float32"}),
+    ("softmax", {"rows": 3, "cols": 16, "dtype": "float32"}),
+    ("rms_norm", {"rows": 1, "cols": 5, "dtype": "float32"}),
+    ("vector_add", {"n": 1, "dtype": "float32"}),
+]
+
+
+@needs_cc
+@pytest.mark.parametrize(("name", "problem"), PROBLEMS, ids=lambda x: x if isinstance(x, str) else "")
+def test_the_c_code_agrees_with_the_reference(name: str, problem: Problem, tmp_path: Path) -> None:
+    kernel = shipped(name)
+    rng = np.random.default_rng(len(name))
+    for number, config in enumerate(covering(cpu_space(kernel, problem), Random(1))):
+        function = compiled(kernel.backend("cpu").build(config, problem), tmp_path, number)
+        for _ in range(2):  # scratch memory keeps nothing from one call to the next
+            inputs = kernel.definition.inputs(problem, rng)
+            expected = kernel.definition.reference(problem, *inputs)
+            assert_right(kernel, problem, config, run(function, inputs, expected), expected)
+
+
+@needs_cc
+@pytest.mark.parametrize("name", ["attention", "softmax"])
+def test_exponentials_neither_overflow_nor_vanish_for_large_scores(name: str, tmp_path: Path) -> None:
+    kernel = shipped(name)
+    problem = kernel.definition.shapes["odd"]
+    inputs = [30 * x for x in kernel.definition.inputs(problem, np.random.default_rng(0))]
+    expected = kernel.definition.reference(problem, *inputs)
+    for number, config in enumerate(covering(cpu_space(kernel, problem), Random(2))[:3]):
+        function = compiled(kernel.backend("cpu").build(config, problem), tmp_path, number)
+        # Scores of several thousand: their rounding alone is 2e-4 of a weight.
+        np.testing.assert_allclose(run(function, inputs, expected), expected, rtol=5e-3, atol=5e-2)
+
+
+# -- reference and costs against values worked out by hand --------------------------------------
+
+
+def test_attention_of_equal_scores_is_the_mean_of_the_values_seen() -> None:
+    attention = shipped("attention").definition
+    q, k = np.zeros((1, 3, 2), np.float32), np.ones((1, 3, 2), np.float32)
+    v = np.array([[[0, 6], [2, 0], [4, 0]]], np.float32)
+    problem = {"heads": 1, "seq": 3, "head_dim": 2, "causal": False, "dtype": "float32"}
+    np.testing.assert_allclose(attention.reference(problem, q, k, v), [[[2, 2]] * 3])
+    causal = attention.reference({**problem, "causal": True}, q, k, v)
+    np.testing.assert_allclose(causal, [[[0, 6], [1, 3], [2, 2]]])
+
+
+def test_attention_scales_scores_by_the_root_of_the_head_dimension() -> None:
+    q = np.array([[[2.0, 0, 0, 0]]], np.float32).repeat(2, axis=1)
+    k = np.array([[[np.log(3), 0, 0, 0], [0, 0, 0, 0]]], np.float32)  # scores 2 log 3 / 2 and 0
+    v = np.array([[[4.0, 0, 0, 0], [0, 4, 0, 0]]], np.float32)
+    problem = {"heads": 1, "seq": 2, "head_dim": 4, "causal": False, "dtype": "float32"}
+    out = shipped("attention").definition.reference(problem, q, k, v)
+    np.testing.assert_allclose(out[0, 0], [3, 1, 0, 0], rtol=1e-6)
+
+
+def test_the_other_references_have_known_values() -> None:
+    x = np.array([[0.0, np.log(3)]], np.float32)
+    np.testing.assert_allclose(shipped("softmax").definition.reference({}, x), [[0.25, 0.75]], rtol=1e-6)
+    row, weight = np.array([[3.0, -3.0]], np.float32), np.array([1.0, 2.0], np.float32)
+    np.testing.assert_allclose(shipped("rms_norm").definition.reference({}, row, weight), [[1, -2]], rtol=1e-6)
+    a, b = np.array([[1.0, 2], [3, 4]], np.float32), np.array([[0.0, 1], [1, 0]], np.float32)
+    product = shipped("matmul").definition.reference({"dtype": "float32"}, a, b)
+    np.testing.assert_array_equal(product, [[2, 1], [4, 3]])
+    np.testing.assert_array_equal(shipped("vector_add").definition.reference({}, a, b), [[1, 3], [4, 4]])
+
+
+@pytest.mark.parametrize(
+    ("name", "problem", "flops", "bytes_moved"),
+    [
+        # q k^T and p v: 2 x 2 x 3 x 10 x 10 x 8; four arrays of 3 x 10 x 8 halves.
+        ("attention", {"heads": 3, "seq": 10, "head_dim": 8, "causal": False, "dtype": "float16"}, 9600, 1920),
+        # A causal query sees 1, 2, …, 10 keys: 55 pairs instead of 100.
+        ("attention", {"heads": 3, "seq": 10, "head_dim": 8, "causal": True, "dtype": "float32"}, 5280, 3840),
+        ("matmul", {"m": 2, "n": 3, "k": 5, "dtype": "float32"}, 60, (10 + 15 + 6) * 4),
+        ("softmax", {"rows": 2, "cols": 3, "dtype": "float32"}, 30, 48),
+        ("rms_norm", {"rows": 2, "cols": 3, "dtype": "float16"}, 24, (6 + 6 + 3) * 2),
+        ("vector_add", {"n": 7, "dtype": "float32"}, 7, 84),
+    ],
+)
+def test_flops_and_bytes_are_as_counted_by_hand(
+    name: str, problem: Problem, flops: float, bytes_moved: float
+) -> None:
+    definition = shipped(name).definition
+    assert definition.flops(problem) == flops
+    assert definition.bytes_moved(problem) == bytes_moved
+
+
+# -- Triton -------------------------------------------------------------------------------------
+
+
+@pytest.mark.torch
+@pytest.mark.parametrize("name", NAMES)
+def test_the_triton_kernel_agrees_with_the_reference_in_the_interpreter(name: str) -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("triton", reason="triton is not installed")
+    # Triton reads TRITON_INTERPRET when it is imported, for good: hence a process of its own.
+    script = Path(__file__).with_name("interpret.py")
+    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
+    path = str(ROOT / "kernels" / f"{name}.py")
+    done = subprocess.run([sys.executable, str(script), path], capture_output=True, text=True, env=env, check=False)
+    assert done.returncode == 0, done.stderr
+    rows = json.loads(done.stdout)
+    assert len(rows) >= 6
+    assert [row for row in rows if not row["right"]] == []
