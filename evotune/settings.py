@@ -1,0 +1,172 @@
+"""Every setting with its type, its range and its default.
+
+``config.yaml`` repeats the defaults with a line of why for each; a test keeps the two equal. A flag
+wins over an environment variable (``EVOTUNE_LLM_MODEL``), which wins over the file, which wins over
+the default. Importing this module imports pydantic, so the command line does it late.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError
+
+from evotune import content
+from evotune.errors import UsageError
+from evotune.schema import KeyPath, Section, problems, read_yaml
+
+Count = Annotated[int, Field(ge=1)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Run(Section):
+    """What is tuned, where, and for how long."""
+
+    target: str = "auto"
+    shape: str | None = None
+    search: Literal["evotune", "random", "pattern", "de", "genetic", "annealing"] = "evotune"
+    max_evaluations: Count = 60
+    max_seconds: Seconds | None = None
+    seed: Annotated[int, Field(ge=0)] = 0
+    isolation: Literal["strict", "standard"] = "standard"
+    journal: str = ".evotune/journal.db"
+
+
+class Measure(Section):
+    """How carefully configurations are measured."""
+
+    low_reps: Count = 5
+    medium_reps: Count = 15
+    high_reps: Count = 50
+    ultra_reps: Count = 500
+    finalists: Count = 4
+    compile_timeout_s: Seconds = 60
+    run_timeout_s: Seconds = 30
+
+
+class Search(Section):
+    """How evotune's own search decides what to measure."""
+
+    start_points: Count = 12
+    screen: bool = True
+    kernel: Literal["matern52", "matern32", "rbf"] = "matern52"
+
+
+class Islands(Section):
+    """Sub-populations from which elites are drawn."""
+
+    count: Count = 2
+    population_size: Count = 60
+    archive_size: Count = 4
+    migration_interval: Count = 10
+    exploration_ratio: Share = 0.1
+    exploitation_ratio: Share = 0.9
+
+
+class Llm(Section):
+    """The language model: which one, how often, and at what cost."""
+
+    provider: str = "auto"
+    model: str | None = None
+    openai_model: str = "gpt-4o-mini"
+    anthropic_model: str = "claude-haiku-4-5"
+    base_url: str | None = None
+    on_error: Literal["fail", "fallback"] = "fail"
+    temperature: Share = 0.8
+    configs_per_call: Count = 8
+    concurrency: Count = 2
+    timeout_s: Seconds = 60
+    max_calls: Count | None = None
+    max_tokens: Count | None = None
+    max_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class Settings(Section):
+    """All settings of a run."""
+
+    run: Run = Run()
+    measure: Measure = Measure()
+    search: Search = Search()
+    islands: Islands = Islands()
+    llm: Llm = Llm()
+
+
+def default_path() -> Path | None:
+    """``config.yaml`` of the checkout that evotune runs from; None if evotune is installed."""
+    root = content.checkout()
+    path = root / "config.yaml" if root else None
+    return path if path and path.is_file() else None
+
+
+def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Settings from the defaults, a file, the environment and flags, each winning over those before.
+
+    Args:
+        path: A file like ``config.yaml``, which may leave out what it does not change; None for none.
+        flags: By key path, such as ``"run.seed"``; None stands for a flag that was not given.
+        environ: ``EVOTUNE_<SECTION>_<KEY>``; an empty value stands for null. Other names are ignored.
+
+    Raises:
+        UsageError: Unknown keys or wrong values, all of them in one message.
+    """
+    layers = [_from_environment(environ), _from_flags(flags)]
+    if path is not None:
+        layers.insert(0, _from_file(path))
+    merged: dict[str, dict[str, Any]] = {}
+    wrong: list[str] = []
+    for layer in layers:
+        try:
+            checked = Settings.model_validate(layer.values, strict=layer.strict)
+        except ValidationError as error:
+            lines = problems(error, Settings, layer.values, layer.spelling)
+            wrong += [f"{layer.file}: {line}" if layer.file else line for line in lines]
+            continue
+        for section, values in checked.model_dump(exclude_unset=True).items():
+            merged.setdefault(section, {}).update(values)
+    if wrong:
+        raise UsageError("\n".join(wrong))
+    return Settings.model_validate(merged)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """Values of one source, and how the user spells a key path there.
+
+    The environment knows only text, so its values are not strict.
+    """
+
+    values: Mapping[str, Any]
+    spelling: Callable[[KeyPath], str]
+    file: Path | None = None
+    strict: bool = True
+
+
+def _from_file(path: Path) -> _Layer:
+    # A section whose keys are all commented out reads as null.
+    values = {k: v for k, v in read_yaml(path).items() if v is not None}
+    return _Layer(values, ".".join, file=path)
+
+
+def _from_environment(environ: Mapping[str, str]) -> _Layer:
+    values: dict[str, dict[str, Any]] = {}
+    for name, text in sorted(environ.items()):
+        for section in Settings.model_fields:
+            prefix = f"EVOTUNE_{section.upper()}_"
+            if name.startswith(prefix):
+                key = name[len(prefix) :].lower()
+                values.setdefault(section, {})[key] = None if text.lower() in ("", "null") else text
+    return _Layer(values, lambda path: "_".join(("EVOTUNE", *path)).upper(), strict=False)
+
+
+def _from_flags(flags: Mapping[str, Any]) -> _Layer:
+    values: dict[str, dict[str, Any]] = {}
+    for path, value in flags.items():
+        section, _, key = path.partition(".")
+        if value is not None:
+            values.setdefault(section, {})[key] = value
+    # `on_error` needs no more of a name inside its section; on the command line it does.
+    return _Layer(values, lambda path: "--" + path[-1].replace("on_error", "on_llm_error").replace("_", "-"))
