@@ -1,1 +1,27 @@
 """Tune GPU kernels with evolving programs, a Gaussian-process screen, and timings you can trust."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from evotune.openevolve_tuner import OpenEvolveTuner
+    from evotune.space import ConfigSpace, Parameter
+
+__version__ = "0.1.0"
+
+# Imported when first used: `evotune --help` and `import evotune` must not wait for numpy.
+_LAZY = {
+    "ConfigSpace": "evotune.space",
+    "OpenEvolveTuner": "evotune.openevolve_tuner",
+    "Parameter": "evotune.space",
+}
+
+__all__ = ["ConfigSpace", "OpenEvolveTuner", "Parameter", "__version__"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _LAZY:
+        raise AttributeError(f"module 'evotune' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

@@ -29,10 +29,20 @@ class Evaluator(Protocol):
     ``compile`` may be called from several threads at once; ``measure`` and ``interleave`` from one.
     """
 
-    fidelities: Sequence[Fidelity]
-    """Those a trial climbs, rising; finalists are interleaved at a higher one."""
-    device: Device
-    provenance: Provenance
+    @property
+    def fidelities(self) -> Sequence[Fidelity]:
+        """Those a trial climbs, rising; finalists are interleaved at a higher one."""
+        ...
+
+    @property
+    def device(self) -> Device:
+        """What measures."""
+        ...
+
+    @property
+    def provenance(self) -> Provenance:
+        """Where its timings come from."""
+        ...
 
     def compile(self, config: Config) -> Static:
         """Static facts of a configuration; raises :class:`~evotune.errors.Rejected`."""

@@ -89,25 +89,35 @@ class Journal:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("PRAGMA synchronous=FULL")
-            found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-            if found == 0 and not self._db.execute("SELECT name FROM sqlite_master").fetchall():
-                with self._transaction():
-                    for statement in filter(str.strip, _SCHEMA.split(";")):
-                        self._db.execute(statement)
-                    self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-                found = SCHEMA_VERSION
         except (OSError, sqlite3.Error) as error:
-            raise UsageError(
-                f"journal {path} cannot be used: {error}; give another file with --journal PATH"
-            ) from None
+            raise UsageError(_unusable(path, error)) from None
+        try:
+            found = self._prepare()
+        except sqlite3.Error as error:
+            self._db.close()
+            raise UsageError(_unusable(path, error)) from None
         if found != SCHEMA_VERSION:
             self._db.close()
             raise UsageError(
                 f"journal {path} has schema version {found}, this evotune writes {SCHEMA_VERSION}; "
                 "give another file with --journal PATH, or use the evotune that wrote it"
             )
+
+    def _prepare(self) -> int:
+        """The schema version of the file, after creating the tables of an empty one."""
+        # Read first: a file that is not ours must not even change its journal mode.
+        found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
+        is_empty = not self._db.execute("SELECT name FROM sqlite_master").fetchall()
+        if found not in (0, SCHEMA_VERSION) or (found == 0 and not is_empty):
+            return found
+        self._db.execute("PRAGMA journal_mode=WAL")
+        self._db.execute("PRAGMA synchronous=FULL")
+        if found == 0:
+            with self._transaction():
+                for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        return SCHEMA_VERSION
 
     def __enter__(self) -> Journal:
         return self
@@ -309,6 +319,10 @@ class Run:
     def release(self) -> None:
         """Let another process go on with this run."""
         self.journal.write("UPDATE run SET owner=NULL WHERE id=? AND owner=?", [(self.id, _me())])
+
+
+def _unusable(path: Path, error: Exception) -> str:
+    return f"journal {path} cannot be used: {error}; give another file with --journal PATH"
 
 
 def _json(value: object) -> str:

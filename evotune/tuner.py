@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import time
 from collections import Counter
@@ -11,15 +10,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 from evotune.engine import Engine, Job, Outcome
-from evotune.errors import Rejected
 from evotune.evaluator import STATIC, Evaluator
 from evotune.interval import latency_ci95_ms, ratio_ci95
-from evotune.journal import Rejection, Run
-from evotune.proposers import Feedback, Portfolio
+from evotune.journal import Run
+from evotune.proposers import Feedback, Searcher
 from evotune.space import Config
-from evotune.trial import Candidate, Fidelity, Measurement, Trial
-
-log = logging.getLogger(__name__)
+from evotune.trial import Fidelity, Measurement, Trial
 
 # Standard deviation of log latency between two runs of one configuration, beyond what repetitions
 # within a run show: 1 % on the recorded spaces, where 32 repetitions were made in one run.
@@ -71,6 +67,8 @@ class Result:
         """The object that ``--json`` prints."""
         out = asdict(self)
         del out["reasons"]
+        if self.speedup_ci95 is not None:
+            out["speedup_ci95"] = list(self.speedup_ci95)
         return out
 
     @classmethod
@@ -109,7 +107,7 @@ class Tuner:
     """Spends a budget of evaluations on a space, and reports the best that was measured.
 
     Args:
-        portfolio: Proposes candidates, screens them, and learns.
+        searcher: Proposes candidates and learns.
         engine: Evaluates them.
         evaluator: Behind the engine; used directly for the finals, when nothing else is running.
         run: Where everything is recorded.
@@ -119,7 +117,7 @@ class Tuner:
 
     def __init__(
         self,
-        portfolio: Portfolio,
+        searcher: Searcher,
         engine: Engine,
         evaluator: Evaluator,
         run: Run,
@@ -133,7 +131,7 @@ class Tuner:
         self.budget = budget
         self.trials: list[Trial] = []
         self.incumbent: Trial | None = None
-        self._portfolio = portfolio
+        self._searcher = searcher
         self._engine = engine
         self._evaluator = evaluator
         self._run = run
@@ -180,6 +178,12 @@ class Tuner:
         """Since the tuner was made."""
         return time.monotonic() - self._started_s
 
+    @property
+    def default_ms(self) -> float | None:
+        """Latency of the default configuration, None while it is not known."""
+        default = self._default_trial()
+        return default.latency_ms if default else None
+
     def eta_s(self) -> float | None:
         """Seconds until the budget is spent, as far as the pace so far tells; None at the start."""
         done = len(self.trials) - self._restored
@@ -213,7 +217,7 @@ class Tuner:
         return "seconds" if self.seconds >= self.budget.max_seconds else None
 
     def _propose(self) -> Trial | None:
-        candidate = self._portfolio.ask([t.config for t in self._flying.values()])
+        candidate = self._searcher.ask([t.config for t in self._flying.values()])
         if candidate is None:
             return None
         return Trial(self._begun, candidate)
@@ -233,7 +237,7 @@ class Tuner:
 
     def _learn(self, trial: Trial) -> None:
         self.trials.append(trial)
-        self._portfolio.tell([feedback_of(trial)])
+        self._searcher.tell([feedback_of(trial)])
         is_best = self._is_best(trial)
         if is_best:
             self.incumbent = trial
@@ -357,10 +361,5 @@ def feedback_of(trial: Trial) -> Feedback:
     return Feedback(trial.number, trial.candidate, loss, variance, best.fidelity.rank)
 
 
-def rejection_of(candidate: Candidate, rejected: Rejected) -> Rejection:
-    """What the journal keeps of a candidate that never became a trial."""
-    return Rejection(candidate.origin, rejected.stage, rejected.reason)
-
-
 def _described(config: Config, measured: Measurement) -> dict[str, Any]:
-    return {"config": dict(config), "latency_ms": measured.latency_ms, "ci95_ms": latency_ci95_ms(measured)}
+    return {"config": dict(config), "latency_ms": measured.latency_ms, "ci95_ms": list(latency_ci95_ms(measured))}

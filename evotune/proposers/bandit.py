@@ -26,8 +26,9 @@ class Bandit:
     """
 
     def __init__(self, origins: Iterable[Origin]) -> None:
-        self._earned = {o: PRIOR.get(o, PRIOR_OTHER)[0] for o in origins}
-        self._turns = {o: PRIOR.get(o, PRIOR_OTHER)[1] for o in origins}
+        prior: dict[Origin, tuple[float, float]] = {o: PRIOR.get(o, PRIOR_OTHER) for o in origins}
+        self._earned: dict[Origin, float] = {o: earned for o, (earned, _) in prior.items()}
+        self._turns: dict[Origin, float] = {o: turns for o, (_, turns) in prior.items()}
         self._losses: list[float] = []
 
     def tell(self, origin: Origin, loss: float | None) -> None:
@@ -43,11 +44,12 @@ class Bandit:
 
     def shares(self) -> dict[Origin, float]:
         """Each origin's share of the coming turns; they sum to 1 and none is below the floor."""
-        weight = {o: math.pow(self._earned[o] / self._turns[o], SHARPNESS) for o in self._turns}
+        weight: dict[Origin, float] = {}
+        for origin, turns in self._turns.items():
+            weight[origin] = math.pow(self._earned[origin] / turns, SHARPNESS)
         total = sum(weight.values()) or 1.0
         to_share = 1.0 - FLOOR * len(weight)
-        shares: dict[Origin, float] = {o: FLOOR + to_share * w / total for o, w in weight.items()}
-        return shares
+        return {o: FLOOR + to_share * w / total for o, w in weight.items()}
 
     def order(self, rng: Random) -> list[Origin]:
         """All origins in the order in which they are asked, drawn by their shares."""

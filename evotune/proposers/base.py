@@ -46,6 +46,22 @@ class Proposer(Protocol):
         ...
 
 
+class Searcher(Protocol):
+    """Decides what to evaluate next. :class:`~evotune.proposers.portfolio.Portfolio` is evotune's."""
+
+    def ask(self, pending: Sequence[Config]) -> Candidate | None:
+        """A legal candidate that was never asked for before; None if there is none left.
+
+        Args:
+            pending: Configurations asked for whose results have not been told.
+        """
+        ...
+
+    def tell(self, feedback: Sequence[Feedback]) -> None:
+        """Learn from trials, in the order in which they ended."""
+        ...
+
+
 class Seeds:
     """A fresh random generator per question, fixed by the seed and by what has been learned.
 

@@ -61,8 +61,8 @@ class Islands:
         exploitation_ratio: float = 0.9,
     ) -> None:
         try:
-            from openevolve.config import DatabaseConfig  # noqa: PLC0415
-            from openevolve.database import ProgramDatabase  # noqa: PLC0415
+            from openevolve.config import DatabaseConfig
+            from openevolve.database import ProgramDatabase
         except ImportError as error:
             raise ImportError(
                 f"OpenEvolve is needed ({error}); install it with: pip install 'openevolve>=0.4,<0.5'"
@@ -91,7 +91,8 @@ class Islands:
         # Both ends of each feature are known beforehand, so cells never move under old programs.
         self._database.feature_stats = {f: {"min": 0.0, "max": 1.0, "values": [0.0, 1.0]} for f in FEATURES}
         self._reference_loss: float | None = None
-        self._configs: dict[str, tuple[int, Config]] = {}
+        self._trials: dict[str, tuple[int, Config]] = {}
+        self._ids: set[str] = set()
 
     def __len__(self) -> int:
         return len(self._database.programs)
@@ -124,7 +125,7 @@ class Islands:
                 self._add(item, item.loss)
 
     def _add(self, item: Feedback, loss: float) -> None:
-        from openevolve.database import Program  # noqa: PLC0415
+        from openevolve.database import Program
 
         if self._reference_loss is None:
             self._reference_loss = loss
@@ -132,7 +133,7 @@ class Islands:
         # database's weighted draw needs it. It is bounded so that one outlier is not drawn always.
         score = math.exp(min(max(self._reference_loss - loss, -7.0), 7.0))
         parent = str(item.candidate.parent) if item.candidate.parent is not None else None
-        known = parent in self._configs
+        known = parent in self._ids
         program = Program(
             id=str(item.number),
             code=item.candidate.program,
@@ -140,7 +141,8 @@ class Islands:
             timestamp=float(item.number),
             metrics={"combined_score": score, **self._features(item.config)},
         )
-        self._configs[program.id] = (item.number, item.config)
+        self._ids.add(program.id)
+        self._trials[program.code] = (item.number, item.config)
         island = None if known else self.island_of(item.number)
         with _sealed(self._seeds.next()):
             self._database.add(program, iteration=item.number, target_island=island)
@@ -158,10 +160,8 @@ class Islands:
         return {"volume": float(np.mean(log or [0.5])), "parallelism": float(np.mean(other or [0.5]))}
 
     def _origin_of(self, program: Program) -> tuple[int, Config]:
-        """The trial behind a program; a migrant is a copy under another id."""
-        while program.id not in self._configs:
-            program = self._database.programs[program.parent_id]
-        return self._configs[program.id]
+        """The trial behind a program, by its text: a migrant is a copy under another id."""
+        return self._trials[program.code]
 
 
 def _position(parameter: Parameter, value: object) -> float:

@@ -115,3 +115,12 @@ def test_a_wider_mutation_changes_more(width):
 def test_a_space_with_nothing_to_change_gives_the_parent_back():
     space = ConfigSpace.from_dict({"a": [1], "b": [2]})
     assert mutate(space, space.default, random.Random(0)) == space.default
+
+
+def test_elites_are_known_by_trial_however_often_they_migrated_and_were_displaced():
+    islands = Islands(SPACE, 0, count=3, migration_interval=2, population_size=6)
+    for number in range(SPACE.cardinality):
+        islands.tell([fed(number, parent=number // 2 if number else None)])
+        for island in range(3):
+            for trial, config in [*islands.sample(island, 3), *islands.best(island, 5)]:
+                assert config == SPACE.config(trial)

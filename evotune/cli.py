@@ -1,0 +1,210 @@
+"""The command line. Results go to stdout, everything else to stderr.
+
+Exit codes: 0 found, 1 nothing valid found, 2 wrong use or configuration, 3 device or machine fault,
+130 interrupted (the same command resumes).
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from evotune.errors import DeviceError, ProviderError, UsageError
+
+if TYPE_CHECKING:
+    from evotune.settings import Settings
+    from evotune.tuner import Result
+
+FOUND, NOTHING_FOUND, WRONG_USE, MACHINE_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+
+app = typer.Typer(
+    help="Tune GPU kernels: evolving programs, a Gaussian-process screen, and timings you can trust.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.", is_eager=True)] = False,
+) -> None:
+    if version:
+        from evotune import __version__
+
+        typer.echo(f"evotune {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    kernel: Annotated[
+        str,
+        typer.Argument(
+            metavar="KERNEL_OR_RECORDING", help="A kernel file, a recorded space, or the name of a shipped one."
+        ),
+    ],
+    *,
+    target: Annotated[
+        str | None, typer.Option(help="auto, cpu, cuda, h100, h200, b200, or your own recipe file.")
+    ] = None,
+    shape: Annotated[str | None, typer.Option(help="A named shape of the kernel.")] = None,
+    provider: Annotated[
+        str | None, typer.Option(help="Who proposes programs: auto, openai, anthropic, mock, none.")
+    ] = None,
+    model: Annotated[str | None, typer.Option(help="The provider's model.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server.")] = None,
+    on_llm_error: Annotated[
+        str | None, typer.Option(help="On a wrong key, model or request: fail, or fallback to go on without.")
+    ] = None,
+    search: Annotated[str | None, typer.Option(help="evotune, or random to compare with.")] = None,
+    max_evaluations: Annotated[int | None, typer.Option(help="Configurations to evaluate.")] = None,
+    max_seconds: Annotated[
+        float | None, typer.Option(help="Wall time to search for; the finals come on top.")
+    ] = None,
+    max_usd: Annotated[float | None, typer.Option(help="What the model may cost at most.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Fixes what is proposed.")] = None,
+    isolation: Annotated[
+        str | None, typer.Option(help="strict refuses to run programs of models without a kernel-level jail.")
+    ] = None,
+    journal: Annotated[Path | None, typer.Option(help="Where everything is recorded.")] = None,
+    fresh: Annotated[bool, typer.Option("--fresh", help="Start anew instead of resuming.")] = False,
+    config: Annotated[Path | None, typer.Option(help="A settings file like config.yaml.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
+    ] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line per trial.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Tune a kernel and report the fastest configuration that was measured.
+
+    The same command again resumes. Examples:
+
+      evotune run kernels/attention.py
+
+      evotune run kernels/matmul.py --max-evaluations 200 --provider none
+
+      evotune run recordings/conv_A100 --json
+    """
+    flags: dict[str, Any] = {
+        "run.target": target,
+        "run.shape": shape,
+        "run.search": search,
+        "run.max_evaluations": max_evaluations,
+        "run.max_seconds": max_seconds,
+        "run.seed": seed,
+        "run.isolation": isolation,
+        "run.journal": None if journal is None else str(journal),
+        "llm.provider": provider,
+        "llm.model": model,
+        "llm.base_url": base_url,
+        "llm.on_error": on_llm_error,
+        "llm.max_usd": max_usd,
+    }
+    settings = _settings(config, flags)
+    from evotune.session import tune
+    from evotune.terminal import Terminal
+
+    with Terminal(verbose=verbose, quiet=quiet) as terminal:
+        _log_to(terminal)
+        result = tune(kernel, settings, observer=terminal, fresh=fresh)
+    _report(result, as_json=as_json)
+
+
+def _report(result: Result, *, as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(result.to_json()))
+    else:
+        from rich.console import Console
+
+        from evotune.terminal import print_result
+
+        print_result(result, Console(highlight=False, soft_wrap=True))
+    if result.stopped == "interrupted":
+        raise typer.Exit(INTERRUPTED)
+    if result.best is None:
+        raise typer.Exit(NOTHING_FOUND)
+
+
+@app.command()
+def record(
+    kernel: Annotated[str, typer.Argument(help="A kernel file, or the name of a shipped one.")],
+    *,
+    out: Annotated[Path, typer.Option(help="Folder of the recording.")],
+    target: Annotated[str | None, typer.Option(help="cpu, cuda, h100, h200, b200.")] = None,
+    shape: Annotated[str | None, typer.Option(help="A named shape of the kernel.")] = None,
+    samples: Annotated[int | None, typer.Option(min=1, help="Configurations to measure; all if not given.")] = None,
+    passes: Annotated[int, typer.Option(min=1, help="Times that each is measured; the median is kept.")] = 3,
+    seed: Annotated[int | None, typer.Option(help="Fixes which are drawn and in which order.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A settings file like config.yaml.")] = None,
+) -> None:
+    """Measure all configurations of a kernel, to be replayed later; the same command resumes."""
+    settings = _settings(config, {"run.target": target, "run.shape": shape, "run.seed": seed})
+    from evotune.session import record_space
+    from evotune.terminal import Terminal
+
+    with Terminal() as terminal:
+        _log_to(terminal)
+        record_space(
+            kernel,
+            settings,
+            out,
+            samples=samples,
+            passes=passes,
+            on_note=terminal.on_note,
+            on_progress=terminal.on_progress,
+        )
+    typer.echo(f"recorded in {out}; replay it with: evotune run {out}")
+
+
+def _settings(path: Path | None, flags: dict[str, Any]) -> Settings:
+    from evotune import settings
+
+    return settings.load(path or settings.default_path(), flags, os.environ)
+
+
+def _log_to(terminal: Any) -> None:
+    """Let warnings of the library reach the person who runs it, above the live line."""
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            terminal.warn(self.format(record))
+
+    logger = logging.getLogger("evotune")
+    logger.handlers = [Handler(level=logging.WARNING)]
+    logger.propagate = False
+
+
+def main() -> None:
+    """Entry point of the ``evotune`` command."""
+    code: object = FOUND
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        _fail(str(error), WRONG_USE)
+    except DeviceError as error:
+        _fail(str(error), MACHINE_FAULT)
+    except ProviderError as error:
+        _fail(str(error), WRONG_USE)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted before anything was measured", INTERRUPTED)
+    except Exception as error:
+        # Click's errors of wrong usage know how to show themselves; anything else is a bug.
+        show = getattr(error, "show", None)
+        if show is None:
+            raise
+        show()
+        sys.exit(WRONG_USE)
+    # Without its standalone mode, typer returns the code of a typer.Exit.
+    sys.exit(code if isinstance(code, int) else FOUND)
+
+
+def _fail(message: str, code: int) -> None:
+    sys.stderr.write(f"error: {message}\n")
+    sys.exit(code)

@@ -1,0 +1,45 @@
+"""A comparison as one HTML file that needs nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from evotune.compare.comparison import Comparison
+from evotune.compare.curves import panels
+from evotune.compare.score import MethodScore
+from evotune.compare.svg import line_chart, looks
+
+TEMPLATE = Path(__file__).with_name("page.html.jinja")
+
+
+def write_page(comparison: Comparison, rows: Sequence[MethodScore], out: Path) -> None:
+    """Write tables, convergence curves and the heat map of scores, method x space."""
+    from jinja2 import Environment
+    from markupsafe import Markup
+
+    styles = looks(dict.fromkeys(r.method for r in comparison.runs))
+    drawn = [
+        [Markup(line_chart(p, styles, width=520, height=280 if i == 0 else 220)) for p in pair]
+        for i, pair in enumerate(panels(comparison))
+    ]
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        TEMPLATE.read_text(encoding="utf-8")
+    )
+    text = template.render(
+        comparison=comparison,
+        rows=rows,
+        marks=list(rows[0].ratios) if rows else [],
+        styles=styles,
+        spaces=[r.name for r in comparison.recordings],
+        devices={r.name: r.meta.get("device") or "unnamed device" for r in comparison.recordings},
+        charts=drawn,
+        shade=_shade,
+    )
+    out.write_text(text, encoding="utf-8")
+
+
+def _shade(score: float) -> str:
+    """A cell's colour: green the nearer to the optimum at once, red below random search."""
+    strength = min(1.0, abs(score)) * 0.75
+    return f"rgba({'0, 158, 115' if score >= 0 else '213, 94, 0'}, {strength:.2f})"

@@ -1,0 +1,191 @@
+"""Measures Triton kernels on one NVIDIA GPU. It has not yet run on a GPU; see ``evotune.gpu.worker``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, ClassVar
+
+from evotune.errors import DeviceError, Rejected, UsageError
+from evotune.evaluator import Device
+from evotune.gpu.compiler import Compiled, CrossCompiler, compiler_versions
+from evotune.gpu.detect import Gpu
+from evotune.gpu.supervisor import PROVENANCE, Subject, Supervisor, failed
+from evotune.gpu.target import Target, lowest_occupancy, violations
+from evotune.kernel import LoadedKernel, Problem
+from evotune.process import Worker
+from evotune.space import Config
+from evotune.trial import Fidelity, Measurement, Provenance, Static
+
+SETUP_TIMEOUT_S = 900.0  # a reference on the CPU at the size of a GPU's problem, for each set of inputs
+PACKAGES = ("torch", "triton", "numpy", "evotune")
+
+
+class CudaEvaluator:
+    """Compiles a kernel's Triton code on the CPU, and measures it in the one process that uses the GPU.
+
+    A sample is the time between two CUDA events around one launch, the last-level cache flushed
+    before. Results are checked before and after timing. Clocks, power and what throttled are in
+    ``Measurement.context``.
+
+    Args:
+        kernel: A kernel file with a ``cuda`` backend.
+        problem: Sizes and dtype.
+        gpu: The device; the only one that the worker sees.
+        target: What it is compiled for and must fit into.
+        fidelities: The ladder, rising.
+        seed: Of the inputs.
+        settle_s: For how long the GPU is kept busy before finalists are timed.
+        jobs: Compilations at once; one for each core if None.
+        compile_timeout_s: For one configuration.
+        run_timeout_s: For checking and timing one configuration; half of it bounds the timing.
+
+    Raises:
+        UsageError: No ``cuda`` backend, no Triton, or ``inputs`` or ``reference`` fails.
+        DeviceError: The GPU cannot be used, or is not one that the target can run on.
+    """
+
+    provenance: Provenance = PROVENANCE
+    worker_entry: ClassVar[str] = "evotune.gpu.worker:open_session"
+
+    def __init__(
+        self,
+        kernel: LoadedKernel,
+        problem: Problem,
+        *,
+        gpu: Gpu,
+        target: Target,
+        fidelities: Sequence[Fidelity],
+        seed: int = 0,
+        settle_s: float = 0.0,
+        jobs: int | None = None,
+        compile_timeout_s: float = 60.0,
+        run_timeout_s: float = 60.0,
+    ) -> None:
+        if gpu.capability not in (None, target.capability):
+            raise DeviceError(f"{gpu.name} is sm_{gpu.capability}; target {target.name} is sm_{target.capability}")
+        self.fidelities = tuple(fidelities)
+        self._target = target
+        self._settle_s = settle_s
+        self._statics: dict[str, Static | Rejected] = {}
+        # Shared by the compiling processes and the worker, which finds there what they have compiled.
+        self._folder = tempfile.TemporaryDirectory(prefix="evotune-gpu-", ignore_cleanup_errors=True)
+        setup = {
+            "kernel": str(kernel.path.resolve()),
+            "problem": dict(problem),
+            "seed": seed,
+            "uuid": gpu.uuid,
+        }
+        environment = {"CUDA_VISIBLE_DEVICES": gpu.uuid or str(gpu.index), "TRITON_CACHE_DIR": self._folder.name}
+        self._worker = Worker(self.worker_entry, setup, setup_timeout_s=SETUP_TIMEOUT_S, environment=environment)
+        self._supervisor = Supervisor(self._worker, run_timeout_s)
+        try:
+            self._compiler = CrossCompiler(
+                kernel,
+                problem,
+                jobs=jobs,
+                timeout_s=compile_timeout_s,
+                triton_cache=Path(self._folder.name),
+            )
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        if not (reply := self._worker.start()).ok:
+            self.close()
+            kind = UsageError if reply.error == "UsageError" else DeviceError
+            raise kind(f"{kernel.path} cannot be measured on {gpu.name}: {reply.message}")
+        self.device = _device(gpu)
+
+    def __enter__(self) -> CudaEvaluator:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill all processes and delete all files; safe to call twice."""
+        self._worker.stop()
+        self._compiler.close()
+        self._folder.cleanup()
+
+    def compile(self, config: Config) -> Static:
+        """Seconds of compiling, registers, spills and the like; each configuration is compiled once.
+
+        Raises:
+            Rejected: At stage ``build``, ``compile``, ``limits``, ``timeout`` or ``crash``.
+        """
+        key = _key(config)
+        if key not in self._statics:
+            try:
+                self._statics[key] = self._static(self._compiler.compile(config, self._target.capability))
+            except Rejected as rejected:
+                self._statics[key] = rejected
+        found = self._statics[key]
+        if isinstance(found, Rejected):  # anew: one exception raised in several threads grows its traceback
+            raise Rejected(found.stage, found.reason)
+        return found
+
+    def measure(self, config: Config, fidelity: Fidelity) -> Measurement:
+        """Samples, or the stage that failed: those of :meth:`compile`, ``launch``, or ``incorrect``.
+
+        Raises:
+            DeviceError: The worker does not start again, or a known result is wrong in it.
+            UsageError: ``inputs`` or ``reference`` failed on later inputs.
+        """
+        if refusal := self._refusal(config, fidelity):
+            return refusal
+        return self._supervisor.measure(_subject(config), fidelity)
+
+    def interleave(self, configs: Sequence[Config], fidelity: Fidelity) -> list[Measurement]:
+        """Samples of several configurations in alternating rounds, after the clocks have settled.
+
+        Those that fail are left out of the rounds; the others' ``samples_ms[i]`` stay aligned.
+        """
+        results = {i: m for i, c in enumerate(configs) if (m := self._refusal(c, fidelity))}
+        rest = [i for i in range(len(configs)) if i not in results]
+        subjects = [_subject(configs[i]) for i in rest]
+        measured = self._supervisor.interleave(subjects, fidelity, {"settle_s": self._settle_s})
+        results |= dict(zip(rest, measured, strict=True))
+        return [results[i] for i in range(len(configs))]
+
+    def _refusal(self, config: Config, fidelity: Fidelity) -> Measurement | None:
+        """Why a configuration cannot be run, if it cannot."""
+        try:
+            self.compile(config)
+        except Rejected as rejected:
+            return failed(fidelity, rejected.stage, rejected.reason)
+        return None
+
+    def _static(self, compiled: Compiled) -> Static:
+        facts = dict(compiled.facts)
+        if self._target.limits and (broken := violations(facts, self._target.limits)):
+            raise Rejected("limits", "; ".join(broken))
+        if occupancy := lowest_occupancy(compiled, self._target.capability):
+            facts["occupancy"] = occupancy.share
+        return Static(compiled.compile_s, facts)
+
+
+def _subject(config: Config) -> Subject:
+    return Subject(_key(config), dict(config))
+
+
+def _key(config: Config) -> str:
+    return json.dumps(dict(config), sort_keys=True)
+
+
+def _device(gpu: Gpu) -> Device:
+    installed: Mapping[str, str] = {name: _version(name) for name in PACKAGES}
+    facts: dict[str, Any] = {"uuid": gpu.uuid, "index": gpu.index}
+    if gpu.memory_bytes:
+        facts["memory_bytes"] = float(gpu.memory_bytes)
+    return Device("cuda", gpu.name, {**compiler_versions(), **installed}, facts)
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # run from a source tree

@@ -1,0 +1,275 @@
+"""The Python API: tune anything that turns a configuration into a score.
+
+The objective is called in the caller's process and thread, so it may be a lambda or a closure, and it
+may hang or crash the caller. For a kernel file, ``evotune run`` guards against both.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from bisect import bisect_left, bisect_right
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from hashlib import sha256
+from pathlib import Path
+from statistics import NormalDist
+from typing import Any, SupportsFloat, cast
+
+from evotune.errors import Rejected, UsageError
+from evotune.journal import Journal, Run
+from evotune.program import Sandbox
+from evotune.proposers import Feedback
+from evotune.proposers.islands import Islands
+from evotune.proposers.model import ModelProposer, Story
+from evotune.proposers.portfolio import Portfolio
+from evotune.session import choose_model, open_model, searcher, shipped_prompts
+from evotune.settings import load
+from evotune.space import ConfigSpace, Value
+from evotune.trial import Candidate, Fidelity, Measurement, Static, Trial
+
+CALLED = Fidelity(1, "low", 1)
+Objective = Callable[[dict[str, Value]], Any]
+
+
+class OpenEvolveTuner:
+    """Finds a configuration with a high score by evolving programs behind a surrogate's screen.
+
+    After :meth:`tune`, ``best_config`` and ``best_score`` hold what was found, ``evaluation_count``
+    the calls of the objective, and ``history`` all (configuration, score) in order, with None for the
+    score of a failed one.
+
+    Args:
+        config_space: Values of each parameter, or a :class:`~evotune.space.ConfigSpace`.
+        objective: Takes a configuration, returns a score; higher is better. 0.0, -inf, NaN, None, or
+            an exception mean that the configuration failed; other negative scores are fine.
+        max_evaluations: Calls of the objective at most; never two for one configuration.
+        population_size: Programs kept on the islands.
+        temperature: In [0, 1]: how far the proposed changes reach.
+        verbose: Print one line per evaluation.
+        constraints: Python expressions over the parameters that must hold.
+        provider: ``auto``, ``openai``, ``anthropic``, ``mock``, ``none``, or a plug-in.
+        model: Name of the model; the provider's default if None.
+        base_url: Of an OpenAI-compatible server.
+        seed: The same seed and objective give the same evaluations, unless a real model is asked.
+        on_llm_error: ``fail``, or ``fallback`` to go on without the model.
+        system_message: Template that replaces the shipped system prompt.
+        initial_program: Program whose configuration is tried first.
+        journal: SQLite file in which every evaluation is kept; None keeps nothing.
+
+    Raises:
+        UsageError: An empty space, a parameter without values, or a setting out of range. It is a
+            ``ValueError``.
+        ImportError: OpenEvolve is not installed.
+    """
+
+    def __init__(
+        self,
+        config_space: Mapping[str, Iterable[Value]] | ConfigSpace,
+        objective: Objective,
+        max_evaluations: int = 100,
+        population_size: int = 20,
+        temperature: float = 0.8,
+        verbose: bool = True,
+        *,
+        constraints: Iterable[str] = (),
+        provider: str = "auto",
+        model: str | None = None,
+        base_url: str | None = None,
+        seed: int = 0,
+        on_llm_error: str = "fail",
+        system_message: str | None = None,
+        initial_program: str | None = None,
+        journal: str | Path | None = None,
+    ) -> None:
+        if not callable(objective):
+            raise UsageError(f"objective {objective!r} cannot be called; give a function of a configuration")
+        for name, value in {"max_evaluations": max_evaluations, "population_size": population_size}.items():
+            if value < 1:
+                raise UsageError(f"{name} = {value!r} must be at least 1")
+        if not 0.0 <= temperature <= 1.0:
+            raise UsageError(f"temperature = {temperature!r} is outside [0, 1]")
+        self.config_space = _space_of(config_space, constraints)
+        self.objective = objective
+        self.max_evaluations = max_evaluations
+        self.verbose = verbose
+        self.best_config: dict[str, Value] | None = None
+        self.best_score: float | None = None
+        self.evaluation_count = 0
+        self.history: list[tuple[dict[str, Value], float | None]] = []
+        self._failures: Counter[str] = Counter()
+        self._told: list[Feedback] = []
+        self._scores: list[float] = []
+        chosen = {
+            "run.seed": seed,
+            "islands.population_size": population_size,
+            "llm.provider": provider,
+            "llm.model": model,
+            "llm.base_url": base_url,
+            "llm.on_error": on_llm_error,
+            "llm.temperature": float(temperature),
+        }
+        self._settings = load(None, chosen, {})
+        self._choice = choose_model(self._settings, os.environ)
+        self._prompts = shipped_prompts(system_message)
+        if initial_program is not None:
+            self.config_space = self._starting_at(initial_program)
+        # Built at once, so that what is missing is missed before the first evaluation.
+        Islands(self.config_space, seed)
+        self._journal = None if journal is None else Path(journal)
+
+    def tune(self) -> dict[str, Value]:
+        """The best configuration found; a second call returns it without evaluating again.
+
+        Raises:
+            RuntimeError: No evaluation gave a valid score; the commonest failure is named.
+        """
+        if self.evaluation_count < self.max_evaluations:
+            with ExitStack() as stack:
+                self._search(stack)
+        if self.best_config is None:
+            reason, count = self._failures.most_common(1)[0]
+            raise RuntimeError(
+                f"no valid configuration in {self.evaluation_count} evaluations; the commonest failure "
+                f"({count} times): {reason}"
+            )
+        return dict(self.best_config)
+
+    def _search(self, stack: ExitStack) -> None:
+        run = self._open_run(stack)
+        search = self._open_search(run, stack)
+        for feedback in self._told:
+            search.tell([feedback])
+        for trial in run or ():
+            failure = trial.failure
+            score = trial.static.facts["score"] if trial.static else None
+            self._learn(search, trial.candidate, score, failure.reason if failure else None)
+        while self.evaluation_count < self.max_evaluations:
+            candidate = search.ask(())
+            if candidate is None:
+                break
+            trial = Trial(self.evaluation_count, candidate)
+            if run is not None:
+                run.begin(trial)
+            score, failure = _score_of(self.objective, dict(candidate.config))
+            if run is not None:
+                run.append(_recorded(trial, score, failure))
+            self._learn(search, candidate, score, failure)
+            if self.verbose:
+                shown = f"failed ({failure})" if score is None else f"{score:.6g}"
+                counted = f"Evaluation {self.evaluation_count}/{self.max_evaluations}"
+                # Asked for by the caller: `verbose` is a documented part of this API.
+                print(f"{counted}: config={dict(candidate.config)}, score={shown}")  # noqa: T201
+        if run is not None:
+            run.release()
+
+    def _learn(self, search: Portfolio, candidate: Candidate, score: float | None, failure: str | None) -> None:
+        """Keep the result and tell the search, on a scale on which differences of scores mean something."""
+        config = dict(candidate.config)
+        self.history.append((config, score))
+        if score is None:
+            self._failures[failure or "no score"] += 1
+        else:
+            self._scores.append(score)
+            if self.best_score is None or score > self.best_score:
+                self.best_config, self.best_score = config, score
+        losses = iter(losses_of(self._scores))
+        known = [*self._told, Feedback(self.evaluation_count, candidate, score, failure=failure)]
+        self._told = [f if f.loss is None else replace(f, loss=next(losses)) for f in known]
+        self.evaluation_count += 1
+        search.tell([self._told[-1]])
+        if any(s <= 0 for s in self._scores):
+            search.restate(self._told)
+
+    def _open_run(self, stack: ExitStack) -> Run | None:
+        if self._journal is None:
+            return None
+        space = {n: list(p.values) for n, p in self.config_space.parameters.items()}
+        described = {"space": space, "constraints": [c.text for c in self.config_space.constraints]}
+        text = json.dumps(described)
+        journal = stack.enter_context(Journal(self._journal))
+        return journal.open_run(
+            "objective", sha256(text.encode()).hexdigest()[:16], {"seed": self._settings.run.seed}
+        )
+
+    def _open_search(self, run: Run | None, stack: ExitStack) -> Portfolio:
+        def make_model(islands: Islands) -> ModelProposer | None:
+            return open_model(
+                self._settings,
+                self._choice,
+                Story("objective"),
+                islands,
+                space=self.config_space,
+                prompts=self._prompts,
+                run=run,
+                stack=stack,
+            )
+
+        found = searcher(self.config_space, self._settings, make_model)
+        assert isinstance(found, Portfolio)
+        return found
+
+    def _starting_at(self, program: str) -> ConfigSpace:
+        """The same space, with what the program returns as its default."""
+        with Sandbox(self._settings.run.isolation) as sandbox:
+            try:
+                config = sandbox.run(program, self.config_space)
+            except Rejected as rejected:
+                raise UsageError(f"initial_program: {rejected}") from None
+        space = self.config_space
+        texts = [c.text for c in space.constraints]
+        return ConfigSpace(space.parameters, texts, constants=space.constants, default=config)
+
+
+def _recorded(trial: Trial, score: float | None, failure: str | None) -> Trial:
+    """A trial as the journal keeps it: a score is a fact, not a time."""
+    if score is not None:
+        return replace(trial, static=Static(0.0, {"score": score}))
+    failed = Measurement(CALLED, "measured", failed_stage="objective", reason=failure)
+    return replace(trial, measurements=(failed,))
+
+
+def _space_of(given: Any, constraints: Iterable[str]) -> ConfigSpace:
+    texts = list(constraints)
+    if isinstance(given, ConfigSpace):
+        if texts:
+            raise UsageError("give constraints to the ConfigSpace itself, not beside it")
+        return given
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"config_space is a {type(given).__name__}; give a dict of name to values, or a ConfigSpace"
+        )
+    table = cast(Mapping[str, Any], given)
+    for name, values in table.items():
+        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+            raise UsageError(f"config_space[{name!r}] is {values!r}; give a list of values")
+    return ConfigSpace.from_dict(table, texts)
+
+
+def _score_of(objective: Objective, config: dict[str, Value]) -> tuple[float | None, str | None]:
+    """A score and no failure, or no score and why."""
+    try:
+        score = objective(dict(config))
+    except Exception as error:  # the caller's code may raise anything; that fails one configuration
+        return None, f"{type(error).__name__}: {error}"
+    # Not only float: scores come as numpy scalars and as tensors of one element.
+    if isinstance(score, bool) or not isinstance(score, SupportsFloat):
+        return None, f"the objective returned {score!r}, not a number"
+    value = float(score)
+    if value == 0.0 or math.isnan(value) or math.isinf(value):
+        return None, f"the objective returned {value}"
+    return value, None
+
+
+def losses_of(scores: Sequence[float]) -> list[float]:
+    """Scores as losses: minus their logarithm while all are positive, else minus the normal
+    quantile of their rank, since ratios of scores of both signs mean nothing."""
+    if all(s > 0 for s in scores):
+        return [-math.log(s) for s in scores]
+    ordered = sorted(scores)
+    n = len(scores)
+    middle = [(bisect_left(ordered, s) + bisect_right(ordered, s)) / 2 for s in scores]
+    return [-NormalDist().inv_cdf(min(max(m, 0.5), n - 0.5) / n) for m in middle]

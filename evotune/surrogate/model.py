@@ -1,0 +1,288 @@
+"""What the measurements so far say about all legal configurations, and which to measure next."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import cast
+
+import numpy as np
+
+from evotune.errors import UsageError
+from evotune.space import Array, Config, ConfigSpace
+from evotune.surrogate.acquisition import Acquisition, log_expected_improvement
+from evotune.surrogate.explore import far_apart, wander
+from evotune.surrogate.features import Encoding
+from evotune.surrogate.gp import Prior, Profile, matern52
+from evotune.surrogate.pool import Key, PoolSource
+from evotune.surrogate.view import Seen, View
+
+# Refits happen at 4, 6, 8, ... and then whenever this share has been added: 20 times in 200 trials.
+FIRST_FIT = 4
+REFIT_GROWTH = 1.15
+# Configurations whose neighbors join a pool that is a sample.
+NEIGHBORHOODS = 5
+# The check of one-step-ahead predictions: how many are kept, and how many make a verdict.
+CHECKED = 24
+VERDICT = 12
+# Rows among which the opening looks for points far apart.
+OPENING_ROWS = 3000
+
+
+@dataclass(frozen=True)
+class Observation:
+    """A trial: its configuration, its loss or None if it failed, that loss's variance, its fidelity."""
+
+    key: Key
+    loss: float | None
+    variance: float
+    rank: int
+
+
+class Surrogate:
+    """A model of the loss over a space, asked for what to measure next.
+
+    Two Gaussian processes look at the same observations through different encodings and take turns
+    (Hoffman, Brochu & de Freitas 2011 have acquisitions take turns): where one is blind, the other
+    moves the search on, and its finding corrects both.
+
+    It is a function of the seed and the observations, in their order: questions leave no trace in
+    it, and any process gives the same answers as long as the BLAS adds in the same order (the same
+    library with the same number of threads).
+
+    Args:
+        space: The legal configurations.
+        seed: Fixes all that is drawn.
+        acquisition: What is to be gained from measuring.
+        profile: The kernel as a function of distance.
+    """
+
+    def __init__(
+        self,
+        space: ConfigSpace,
+        *,
+        seed: int,
+        acquisition: Acquisition = log_expected_improvement,
+        profile: Profile = matern52,
+    ) -> None:
+        self._space, self._seed = space, seed
+        self._acquisition, self._profile = acquisition, profile
+        self._pools = PoolSource(space, seed)
+        self._observations: list[Observation] = []
+        self._seen_keys: set[Key] = set()
+        self._top = 0
+        self._forget()
+
+    # -- learning ---------------------------------------------------------------------------
+
+    def observe(self, config: Config, loss: float | None, *, fidelity_rank: int = 0, variance: float = 0.0) -> None:
+        """Take in one trial.
+
+        Args:
+            config: A configuration of the space.
+            loss: Lower is better, on a scale where differences mean something (log latency, say);
+                None if the trial failed.
+            fidelity_rank: Higher is more careful; the highest seen is what is predicted.
+            variance: That of the loss, as far as the measurement could tell.
+
+        Raises:
+            UsageError: The configuration or a number cannot be used.
+        """
+        if loss is not None and not (math.isfinite(loss) and math.isfinite(variance) and variance >= 0):
+            raise UsageError(
+                f"loss {loss!r} and variance {variance!r} must be finite, and the variance not negative"
+            )
+        observation = Observation(self._space.key(config), loss, variance, fidelity_rank)
+        if not self._observations or fidelity_rank > self._top:
+            self._top = fidelity_rank
+            self._forget()
+        self._observations.append(observation)
+        self._seen_keys.add(observation.key)
+
+    def restate(self, losses: Sequence[float | None]) -> None:
+        """Replace the losses of all observations, in order, by those on another scale."""
+        if [loss is None for loss in losses] != [o.loss is None for o in self._observations]:
+            raise UsageError("restated losses must match the observations in number and in which failed")
+        kept = zip(self._observations, losses, strict=True)
+        self._observations = [Observation(o.key, loss, o.variance, o.rank) for o, loss in kept]
+        self._forget()
+
+    @property
+    def is_trusted(self) -> bool:
+        """Whether predictions have lately been better than the mean of what was known.
+
+        False before there is anything to predict from. While it is False, :meth:`suggest` walks
+        between the incumbent's neighbors and chance, and predictions go on being checked.
+        """
+        self._learn()
+        return self._is_ready and self._has_skill
+
+    # -- asking -----------------------------------------------------------------------------
+
+    def start(self, n: int, *, given: Sequence[Config] = ()) -> list[Config]:
+        """``n`` configurations to begin with, far from each other and from those ``given``."""
+        pool = self._pools.draw(0, ())
+        rng = np.random.default_rng([self._seed, len(self._observations)])
+        keys = pool.keys[rng.choice(len(pool), min(len(pool), OPENING_ROWS), replace=False)]
+        encode = self._encodings[0]
+        taken = [*self._seen_keys, *(self._space.key(c) for c in given)]
+        placed = encode(np.array(sorted(taken))) if taken else np.empty((0, encode.dimensions))
+        return [self._space.from_key(keys[i]) for i in far_apart(encode(keys), n, placed)]
+
+    def suggest(self, n: int, pending: Sequence[Config] = ()) -> list[Config]:
+        """Up to ``n`` different configurations worth measuring, the best first; none of them was
+        observed or is ``pending``. Fewer if not so many are left."""
+        self._learn()
+        waiting = [self._space.key(c) for c in pending]
+        if not self.is_trusted:
+            return self._unguided(n, waiting)
+        view, best = self._view, self._best
+        taken = np.zeros(len(self._pool), dtype=bool)
+        taken[self._rows({*self._seen_keys, *waiting})] = True
+        if waiting:
+            view = view.imagining(np.array(waiting))
+        out: list[Config] = []
+        while len(out) < n and not taken.all():
+            utility = np.where(taken, -np.inf, view.pool_utility(best, self._acquisition))
+            row = int(np.argmax(utility))
+            taken[row] = True
+            out.append(self._space.from_key(self._pool.key(row)))
+            if len(out) < n:
+                view = view.imagining(self._pool.keys[row : row + 1])
+        return out
+
+    def score(self, configs: Sequence[Config]) -> Array:
+        """Log utility of measuring configurations, (k,), comparable to :attr:`best_score` until the
+        next observation. Zeros while there is nothing to predict from."""
+        self._learn()
+        if not self._is_ready or not configs:
+            return np.zeros(len(configs))
+        return self._view.utility(self._keys(configs), self._best, self._acquisition)
+
+    @property
+    def best_score(self) -> float:
+        """The greatest log utility among configurations of the pool that were not observed."""
+        self._learn()
+        if not self._is_ready:
+            return 0.0
+        utility = self._view.pool_utility(self._best, self._acquisition)
+        utility[self._rows(self._seen_keys)] = -np.inf
+        return float(utility.max())
+
+    def predict(self, configs: Sequence[Config]) -> tuple[Array, Array]:
+        """Mean and standard deviation of the loss at the top fidelity, each (k,): the mixture of views.
+
+        Raises:
+            UsageError: Too few trials have succeeded to predict anything.
+        """
+        self._learn()
+        if not self._is_ready:
+            raise UsageError(f"nothing to predict from: {FIRST_FIT} trials must have succeeded")
+        keys = self._keys(configs)
+        found = [view.warp.inverse(*view.predict(keys)) for view in self._views]
+        means, stds = np.array([m for m, _ in found]), np.array([s for _, s in found])
+        mean = means.mean(0)
+        return mean, np.sqrt((stds**2 + (means - mean) ** 2).mean(0))
+
+    # -- inside -----------------------------------------------------------------------------
+
+    @cached_property
+    def _encodings(self) -> tuple[Encoding, Encoding]:
+        reference = self._pools.draw(0, ()).keys
+        return (
+            Encoding(self._space, reference, "log2"),
+            Encoding(self._space, reference, "declared", products=False),
+        )
+
+    def _forget(self) -> None:
+        """Begin learning from the first observation again."""
+        self._views: list[View] = []
+        self._learned = 0
+        self._next_fit = FIRST_FIT
+        self._errors: deque[tuple[float, float]] = deque(maxlen=CHECKED)
+
+    def _learn(self) -> None:
+        """Catch up with the observations one by one, whenever the last question was."""
+        while self._learned < len(self._observations):
+            self._learned += 1
+            seen = self._seen(self._learned)
+            succeeded = int(np.isfinite(seen.loss).sum())
+            if self._is_ready:
+                self._check(seen)
+            if succeeded >= self._next_fit:
+                self._next_fit = max(succeeded + 2, math.ceil(succeeded * REFIT_GROWTH))
+                self._refit(seen)
+            elif self._is_ready:
+                for view in self._views:
+                    view.add(seen)
+
+    def _refit(self, seen: Seen) -> None:
+        if not self._views:
+            priors = [
+                Prior.of(self._encodings[0].dimensions),
+                # Positions are a coarser measure than sizes: expect less of a change from one to the next.
+                Prior.of(self._encodings[1].dimensions, length=1.2, spread=0.7),
+            ]
+            self._views = [View(e, p, self._profile) for e, p in zip(self._encodings, priors, strict=True)]
+        order: list[int] = np.argsort(seen.loss, kind="stable")[:NEIGHBORHOODS].tolist()
+        self._pool = self._pools.draw(len(seen.loss), [self._observations[i].key for i in order])
+        for view in self._views:
+            view.refit(self._pool, seen)
+
+    def _check(self, seen: Seen) -> None:
+        """Compare the last loss with what was predicted, and with the mean of those before."""
+        if np.isnan(seen.loss[-1]):
+            return
+        before = seen.loss[:-1][np.isfinite(seen.loss[:-1])]
+        for view in self._views:
+            target = view.warp(seen.loss[-1:])[0]
+            predicted, _ = view.predict(seen.keys[-1:], float(seen.below[-1]))
+            self._errors.append((float(predicted[0] - target) ** 2, float(view.warp(before).mean() - target) ** 2))
+
+    @property
+    def _has_skill(self) -> bool:
+        if len(self._errors) < VERDICT:
+            return True
+        return sum(of_model for of_model, _ in self._errors) <= sum(of_mean for _, of_mean in self._errors)
+
+    @property
+    def _is_ready(self) -> bool:
+        return bool(self._views)
+
+    @property
+    def _view(self) -> View:
+        """The view whose turn it is."""
+        return self._views[len(self._observations) % len(self._views)]
+
+    @property
+    def _best(self) -> float:
+        succeeded = [o.key for o in self._observations if o.loss is not None]
+        return self._view.best(np.array(succeeded))
+
+    def _seen(self, n: int) -> Seen:
+        first = self._observations[:n]
+        return Seen(
+            keys=np.array([o.key for o in first]),
+            loss=np.array([math.nan if o.loss is None else o.loss for o in first]),
+            variance=np.array([o.variance for o in first]),
+            below=np.array([float(self._top - o.rank) for o in first]),
+        )
+
+    def _rows(self, keys: set[Key]) -> list[int]:
+        return [row for key in keys if (row := self._pool.row(key)) is not None]
+
+    def _keys(self, configs: Sequence[Config]) -> Array:
+        return np.array([self._space.key(c) for c in configs])
+
+    def _unguided(self, n: int, waiting: Sequence[Key]) -> list[Config]:
+        count = len(self._observations)
+        succeeded = [o for o in self._observations if o.loss is not None]
+        incumbent = min(succeeded, key=lambda o: cast(float, o.loss)).key if succeeded else None
+        rng = np.random.default_rng([self._seed, count])
+        pool = self._pools.draw(count, ())
+        found = wander(self._space, pool, incumbent, {*self._seen_keys, *waiting}, rng)
+        return [self._space.from_key(key) for key in islice(found, n)]

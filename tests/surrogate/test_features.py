@@ -1,0 +1,76 @@
+"""What the encodings say about configurations."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from evotune.space import ConfigSpace
+from evotune.surrogate.features import Encoding, alignment
+
+CONV = ConfigSpace.from_dict(
+    {
+        "block_x": [16, 32, 48, 64, 96, 112, 128],
+        "block_y": [1, 2, 4, 8],
+        "layout": ["nt", "tn", "nn"],
+        "pad": [0, 1],
+    },
+    ["block_x * block_y <= 512", "(block_x + halo) * block_y < 600"],
+    constants={"halo": 14},
+)
+
+
+@pytest.mark.parametrize("scale", ["log2", "declared"])
+@pytest.mark.parametrize("products", [True, False])
+def test_features_span_the_unit_interval_over_the_reference(scale, products):
+    x = Encoding(CONV, CONV.keys, scale, products=products)(CONV.keys)
+    assert np.isfinite(x).all()
+    np.testing.assert_allclose(x.min(0), 0.0)
+    assert set(np.round(x.max(0), 6)) <= {1.0, round(0.5**0.5, 6)}
+
+
+def test_alignment_is_the_number_of_trailing_zero_bits():
+    values = np.arange(1, 300)
+    expected = [len(bin(v)) - len(bin(v).rstrip("0")) for v in values]
+    np.testing.assert_array_equal(alignment(values.astype(float)), expected)
+
+
+def test_48_and_112_share_their_alignment_and_differ_from_64():
+    declared = Encoding(CONV, CONV.keys, "declared", products=False)
+    at = {v: declared(np.array([[CONV.parameters["block_x"].index(v), 0, 0, 0]]))[0, 1] for v in (48, 64, 112)}
+    assert at[48] == at[112] < at[64]
+
+
+def test_the_same_number_of_threads_is_the_same_feature():
+    space = ConfigSpace.from_dict({"x": [16, 32, 64], "y": [16, 32, 64]}, ["x * y <= 4096"])
+    encoding = Encoding(space, space.keys)
+    assert encoding.dimensions == 3
+    wide, tall, small = encoding(np.array([[2, 0], [0, 2], [0, 0]]))
+    assert wide[2] == tall[2] > small[2] == 0.0
+
+
+def test_every_product_counts_once_and_constants_count_in():
+    with_products = Encoding(CONV, CONV.keys).dimensions
+    assert with_products - Encoding(CONV, CONV.keys, products=False).dimensions == 2
+
+
+def test_unordered_values_are_equally_far_from_each_other():
+    space = ConfigSpace.from_dict({"layout": ["a", "b", "c", "d"]})
+    x = Encoding(space, space.keys)(space.keys)
+    distances = ((x[:, None] - x[None]) ** 2).sum(2)
+    np.testing.assert_allclose(distances, 1.0 - np.eye(4), atol=1e-12)
+
+
+def test_the_two_scales_disagree_on_what_is_near():
+    space = ConfigSpace.from_dict({"n": [1, 2, 100]})
+    log2, declared = (Encoding(space, space.keys, s)(space.keys)[:, 0] for s in ("log2", "declared"))
+    assert log2[1] == pytest.approx(np.log2(2) / np.log2(100))
+    assert declared[1] == 0.5
+
+
+def test_zeros_negatives_strings_in_products_and_constant_parameters_are_no_obstacle():
+    space = ConfigSpace.from_dict(
+        {"a": [0, 1, 2, 4], "b": [-2, 3], "c": [0.5, 1.5], "d": ["x", "y"], "e": [7]},
+        ["a * b <= 100", "a * (d == 'x') < 9", "a * b * c * e < 1000"],
+    )
+    assert np.isfinite(Encoding(space, space.keys)(space.keys)).all()
