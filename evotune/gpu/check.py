@@ -83,7 +83,7 @@ def check(
     """
     if not targets:
         raise UsageError("no target to compile for; name one: h100, h200 or b200")
-    gpu = next(iter(detect()), None) if "cuda" in targets else None
+    gpu = next(iter(detect()), None)
     loaded = [load_target(name, gpu) for name in targets]
     problem = kernel.problem(shape, "cuda")
     configs = choose(kernel.backend("cuda").space(problem), samples, Random(seed))

@@ -161,7 +161,8 @@ class CrossCompiler:
         of the user's that the kernel file imports."""
         if self._cache is None:
             return None
-        key = [CACHE_FORMAT, self._kernel.source_hash, self._problem, compiler_versions(), what]
+        switches = {k: v for k, v in os.environ.items() if k.startswith("TRITON_") and k != "TRITON_CACHE_DIR"}
+        key = [CACHE_FORMAT, self._kernel.source_hash, self._problem, compiler_versions(), switches, what]
         text = json.dumps(key, sort_keys=True)
         return self._cache / f"{hashlib.sha256(text.encode()).hexdigest()[:40]}.json"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import importlib
-import importlib.util
 import logging
 import re
 import shutil
@@ -45,9 +44,10 @@ def detect() -> list[Gpu]:
 
 
 def _by_nvml() -> list[Gpu] | None:
-    if importlib.util.find_spec("pynvml") is None:
+    try:
+        nvml: Any = importlib.import_module("pynvml")
+    except ImportError:
         return None
-    nvml: Any = importlib.import_module("pynvml")
     try:
         nvml.nvmlInit()
     except nvml.NVMLError as error:

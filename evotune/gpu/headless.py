@@ -21,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -137,7 +138,8 @@ def run_headless(
     except Exception as error:  # the user's file may raise anything
         raise Rejected("build", _said(error)) from error
     tensors = [torch.empty(tuple(shape), dtype=getattr(torch, dtype), device="meta") for shape, dtype in arguments]
-    headless = HeadlessDriver(arch)
+    headless = _driver(arch)
+    headless.launches.clear()
     driver.set_active(headless)
     try:
         launch(*tensors)
@@ -148,7 +150,13 @@ def run_headless(
         raise Rejected(stage, _said(error)) from error
     if not headless.launches:
         raise Rejected("build", "the function that build() returned launched no Triton kernel")
-    return headless.launches
+    return list(headless.launches)
+
+
+@lru_cache
+def _driver(arch: int) -> HeadlessDriver:
+    """The same one each time: what Triton keeps in memory of a kernel includes its launcher."""
+    return HeadlessDriver(arch)
 
 
 def describe(launches: Sequence[Launch]) -> dict[str, Any]:

@@ -81,6 +81,16 @@ def test_several_kernels_of_a_launch_are_described_together(compiler: CrossCompi
 
 
 @needs_triton
+def test_a_kernel_that_triton_has_in_memory_is_described_again(compiler: CrossCompiler) -> None:
+    first, second, blackwell = (
+        compiler.compile(config(variant), capability)
+        for variant, capability in (("jitted_once", 90), ("jitted_once_again", 90), ("jitted_once", 100))
+    )
+    assert first.facts == second.facts == compiler.compile(config("right"), 90).facts
+    assert blackwell.facts == compiler.compile(config("right"), 100).facts
+
+
+@needs_triton
 @pytest.mark.parametrize(
     ("variant", "stage", "reason"),
     [
@@ -130,8 +140,10 @@ def test_a_kept_result_needs_no_process(
 
 
 @needs_triton
-@pytest.mark.parametrize("change", ["source", "problem", "config", "capability"])
-def test_a_result_is_kept_for_exactly_what_it_depends_on(cache: Path, tmp_path: Path, change: str) -> None:
+@pytest.mark.parametrize("change", ["source", "problem", "config", "capability", "switch"])
+def test_a_result_is_kept_for_exactly_what_it_depends_on(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
+) -> None:
     kernel = load_kernel(SCALE)
     problem = kernel.problem(None, "cuda")
     with CrossCompiler(kernel, problem, cache=cache) as compiler:
@@ -140,6 +152,8 @@ def test_a_result_is_kept_for_exactly_what_it_depends_on(cache: Path, tmp_path: 
         kernel = LoadedKernel(kernel.path, kernel.source + "\n", kernel.definition)
     if change == "problem":
         problem = {**problem, "n": 4096}
+    if change == "switch":
+        monkeypatch.setenv("TRITON_DEFAULT_FP_FUSION", "0")
     with CrossCompiler(kernel, problem, cache=cache) as compiler:
         other = compiler._path(
             config=config("right", num_warps=1 if change == "config" else 4),

@@ -21,7 +21,6 @@ class NVMLError(Exception):
 @pytest.fixture(autouse=True)
 def _bare_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setitem(sys.modules, "pynvml", None)
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(module, "PROC", tmp_path / "proc")
 
@@ -46,7 +45,6 @@ def with_nvml(monkeypatch: pytest.MonkeyPatch, **functions: object) -> None:
     )
     fake.__dict__.update(functions)
     monkeypatch.setitem(sys.modules, "pynvml", fake)
-    monkeypatch.setattr(module.importlib.util, "find_spec", lambda name: name)
 
 
 def test_without_a_driver_there_is_no_gpu() -> None:

@@ -22,7 +22,7 @@ shapes: Mapping[str, Problem] = {
 tolerance = {"float32": Tolerance(0, 0), "float16": Tolerance(0, 0)}
 VARIANTS = [
     *["right", "twice", "build_raises", "launch_raises", "no_launch", "not_triton", "autotuned", "hangs", "dies"],
-    "full_disk",
+    *["full_disk", "jitted_once", "jitted_once_again"],
 ]
 
 
@@ -37,6 +37,8 @@ def build(config: Config, problem: Problem) -> Any:
     if variant == "build_raises":
         raise ValueError("no such tile")
     kernel = triton.jit(not_triton if variant == "not_triton" else scale)
+    if str(variant).startswith("jitted_once"):
+        kernel = globals().setdefault("jitted", kernel)
     if variant == "autotuned":
         kernel = triton.autotune([triton.Config({}), triton.Config({}, num_warps=8)], key=[])(kernel)
 
