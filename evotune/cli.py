@@ -121,11 +121,9 @@ def _report(result: Result, *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:
-        from rich.console import Console
-
         from evotune.terminal import print_result
 
-        print_result(result, Console(highlight=False, soft_wrap=True))
+        print_result(result, _stdout())
     if result.stopped == "interrupted":
         raise typer.Exit(INTERRUPTED)
     if result.best is None:
@@ -161,6 +159,101 @@ def record(
             on_progress=terminal.on_progress,
         )
     typer.echo(f"recorded in {out}; replay it with: evotune run {out}")
+
+
+@app.command()
+def check(
+    kernel: Annotated[str, typer.Argument(help="A kernel file, or the name of a shipped one.")],
+    *,
+    target: Annotated[list[str], typer.Option(help="h100, h200, b200; may be given several times.")],
+    shape: Annotated[str | None, typer.Option(help="A named shape of the kernel.")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Configurations besides the default.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes which are drawn.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Compile a kernel's Triton code for GPUs that need not be here; nothing is timed.
+
+    evotune check kernels/attention.py --target h100 --target b200
+    """
+    from evotune import content
+    from evotune.gpu.check import check as cross_compile
+    from evotune.kernel import load_kernel
+    from evotune.terminal import Terminal, print_checked
+
+    loaded = load_kernel(content.find(kernel, content.KERNELS))
+    total = len(target) * (samples + 1)
+    done: list[int] = []
+    with Terminal() as terminal:
+        _log_to(terminal)
+
+        def on_row(_: object) -> None:
+            done.append(1)
+            terminal.on_progress(len(done), total)
+
+        rows = cross_compile(loaded, target, shape=shape, samples=samples, seed=seed, on_row=on_row)
+    if as_json:
+        typer.echo(json.dumps({"rows": [row.to_json() for row in rows]}))
+    else:
+        print_checked(rows, _stdout())
+    if not any(row.ok for row in rows):
+        raise typer.Exit(NOTHING_FOUND)
+
+
+@app.command()
+def compare(
+    spaces: Annotated[list[str], typer.Argument(help="Recordings, or `synthetic`.")],
+    *,
+    method: Annotated[list[str], typer.Option(help="evotune, random, pattern, …; may be given several times.")],
+    budget: Annotated[int, typer.Option(min=1, help="Evaluations of each run.")] = 200,
+    seeds: Annotated[str, typer.Option(help="How many, or which: 10, or 42,123,456.")] = "10",
+    jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 2,
+    out: Annotated[Path | None, typer.Option("--json", help="Write all runs to this file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
+    plot: Annotated[Path | None, typer.Option(help="Write a picture to this file (needs the extra plot).")] = None,
+) -> None:
+    """Replay searches on recorded spaces and score them; the same command resumes.
+
+    evotune compare recordings/conv_A100 --method evotune --method pattern --seeds 3
+    """
+    from evotune import compare as comparing
+    from evotune.compare.plot import check_plot
+    from evotune.terminal import Terminal
+
+    if plot is not None:
+        check_plot()
+    with Terminal() as terminal:
+        _log_to(terminal)
+        compared = comparing.compare(
+            spaces,
+            method,
+            _seeds(seeds),
+            budget,
+            jobs=jobs,
+            out=out,
+            on_progress=lambda p: terminal.on_progress(p.done, p.total),
+        )
+        for name, why in compared.skipped.items():
+            terminal.warn(f"{name} was left out: {why}")
+    rows = comparing.score(compared.runs, compared.recordings, budget)
+    typer.echo(comparing.format_table(rows))
+    if report is not None:
+        comparing.write_page(compared, rows, report)
+    if plot is not None:
+        comparing.write_plot(compared, plot)
+
+
+def _seeds(text: str) -> list[int]:
+    try:
+        numbers = [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--seeds {text!r} is neither a number nor a list like 1,2,3") from None
+    return numbers if "," in text else list(range(numbers[0]))
+
+
+def _stdout() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False, soft_wrap=True)
 
 
 def _settings(path: Path | None, flags: dict[str, Any]) -> Settings:

@@ -59,7 +59,8 @@ class ConfigSpace:
         parameters: Name to values, in the order in which they are shown.
         constraints: Python expressions over parameter and constant names; all must hold.
         constants: Further names that constraints may use (sizes of the problem, device limits).
-        default: The configuration to compare with; the first legal one if not given.
+        default: The configuration to compare with; if not given, the legal one nearest to the middle of
+            all ordered parameters, with the first value of the others.
 
     Raises:
         UsageError: Nothing to choose from, unknown names in a constraint, or an illegal default.
@@ -134,9 +135,17 @@ class ConfigSpace:
         """
         if self._given_default is not None:
             return self._given_default
-        if self.is_enumerable:
-            return self.config(0)
-        return self.sample(Random(0), 1)[0]
+        keys = self.keys if self.is_enumerable else np.array([self.key(c) for c in self.sample(Random(0), 1000)])
+        return self.from_key(keys[int(np.argmin(((keys - self._middle) ** 2 / self._spans**2).sum(1)))])
+
+    @cached_property
+    def _middle(self) -> Array:
+        """Middle position of ordered parameters, the first of others."""
+        return np.array([(len(p.values) - 1) / 2 if p.ordered else 0.0 for p in self.parameters.values()])
+
+    @cached_property
+    def _spans(self) -> Array:
+        return np.array([max(1, len(p.values) - 1) for p in self.parameters.values()])
 
     def key(self, config: Config) -> tuple[int, ...]:
         """Position of each value in its parameter: a hashable name for a legal configuration."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from evotune import content, recipe
 from evotune.errors import DeviceError, UsageError
 from evotune.evaluator import Evaluator
+from evotune.gpu.detect import Gpu, detect
 from evotune.kernel import LoadedKernel, Problem, load_kernel
 from evotune.llm import Roofline
 from evotune.proposers.model import Story
@@ -48,50 +51,109 @@ def find_subject(name: str, settings: Settings) -> Subject:
 
 def _kernel(path: Path, settings: Settings) -> Subject:
     kernel = load_kernel(path)
-    target, why = choose_target(settings.run.target, kernel)
-    plan = recipe.load(target)
+    chosen = choose_target(settings.run.target, kernel)
+    plan = recipe.load(chosen.name)
     problem = kernel.problem(settings.run.shape, plan.backend)
     space = kernel.backend(plan.backend).space(problem)
     _ = space.default  # a space without a legal configuration is refused before anything is built
+    roofline = _roofline(kernel, problem, plan)
+    story = Story(kernel.name, kernel.source, problem, roofline=roofline)
+    return Subject(
+        kernel.name,
+        chosen.name,
+        chosen.why,
+        space,
+        plan.final(settings.measure),
+        kernel.source_hash,
+        story,
+        roofline,
+        lambda: _evaluator(kernel, problem, plan, chosen, settings),
+    )
 
-    def open_evaluator() -> Evaluator:
+
+def _evaluator(
+    kernel: LoadedKernel, problem: Problem, plan: Recipe, chosen: Chosen, settings: Settings
+) -> Evaluator:
+    ladder, measure = plan.climbed(settings.measure), settings.measure
+    if chosen.gpu is None:
         from evotune.cpu import CpuEvaluator
 
         return CpuEvaluator(
             kernel,
             problem,
-            fidelities=plan.climbed(settings.measure),
+            fidelities=ladder,
             seed=settings.run.seed,
-            compile_timeout_s=settings.measure.compile_timeout_s,
-            run_timeout_s=settings.measure.run_timeout_s,
+            compile_timeout_s=measure.compile_timeout_s,
+            run_timeout_s=measure.run_timeout_s,
         )
+    from evotune.gpu.evaluator import CudaEvaluator
+    from evotune.gpu.target import load_target
 
-    roofline = _roofline(kernel, problem, plan)
-    story = Story(kernel.name, kernel.source, problem, roofline=roofline)
-    finals = plan.final(settings.measure)
-    return Subject(kernel.name, target, why, space, finals, kernel.source_hash, story, roofline, open_evaluator)
+    return CudaEvaluator(
+        kernel,
+        problem,
+        gpu=chosen.gpu,
+        target=load_target(chosen.name, chosen.gpu),
+        fidelities=ladder,
+        seed=settings.run.seed,
+        settle_s=plan.settle_s,
+        compile_timeout_s=measure.compile_timeout_s,
+        run_timeout_s=measure.run_timeout_s,
+    )
 
 
-def choose_target(wanted: str, kernel: LoadedKernel) -> tuple[str, str]:
-    """The target to tune for, and why.
+@dataclass(frozen=True)
+class Chosen:
+    """A target, why it was chosen, and the GPU that it runs on, if it is one."""
+
+    name: str
+    why: str
+    gpu: Gpu | None = None
+
+
+def choose_target(wanted: str, kernel: LoadedKernel) -> Chosen:
+    """The target to tune for: what was asked for, or the GPU that is here, or the CPU.
 
     Raises:
         DeviceError: A target was named whose device is not here.
     """
     if wanted == "auto":
-        return "cpu", "no GPU found: the CPU implementation is tuned, and really timed"
-    if wanted == "cpu":
-        return "cpu", "as given"
+        return _whatever_is_here(kernel)
     plan = recipe.load(wanted)
     if plan.backend == "cpu":
-        return wanted, "as given"
+        return Chosen(wanted, "as given")
     if plan.backend == "replay":
         raise UsageError("target 'replay' is for recorded spaces; kernels take auto, cpu, or a GPU's name")
     kernel.backend(plan.backend)
-    raise DeviceError(
-        f"target {wanted} needs a CUDA device and none was found; to compile for it without one: "
-        f"evotune check {kernel.path} --target {wanted}"
-    )
+    found = detect()
+    fitting = next((g for g in found if _is_called(g, plan.device_name)), None)
+    if fitting is None:
+        here = ", ".join(g.name for g in found) or "no NVIDIA GPU"
+        raise DeviceError(
+            f"target {wanted} was asked for and {here} is here; to compile for it all the same: "
+            f"evotune check {kernel.path} --target {wanted}"
+        )
+    return Chosen(wanted, f"as given; {fitting.name} is here", fitting)
+
+
+def _whatever_is_here(kernel: LoadedKernel) -> Chosen:
+    found = detect()
+    if not found:
+        return Chosen("cpu", "no GPU found: the CPU implementation is tuned, and really timed")
+    gpu = found[0]
+    if "cuda" not in kernel.definition.backends:
+        return Chosen("cpu", f"{gpu.name} is here, but {kernel.path.name} has no cuda backend")
+    if missing := [p for p in ("torch", "triton") if find_spec(p) is None]:
+        wanted = f"{' and '.join(missing)} missing; to tune on it: pip install 'evotune[gpu]'"
+        return Chosen("cpu", f"{gpu.name} is here, but {wanted}")
+    named = [Path(entry).stem for entry in content.shipped(content.EVALUATORS)]
+    fitting = [n for n in named if (plan := recipe.load(n)).device_name and _is_called(gpu, plan.device_name)]
+    return Chosen(fitting[0] if fitting else "cuda", f"{gpu.name} is here", gpu)
+
+
+def _is_called(gpu: Gpu, name: str | None) -> bool:
+    """Whether a word of the device's name is this one: GH200 is not an H200. None fits every GPU."""
+    return name is None or name.lower() in re.split(r"[^a-z0-9]+", gpu.name.lower())
 
 
 def _recorded(folder: Path, settings: Settings) -> Subject:

@@ -7,7 +7,7 @@ plain lines, so that a log of a run reads like the run did.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from evotune.interval import verdict
 from evotune.trial import Trial
 
 if TYPE_CHECKING:
+    from evotune.gpu.check import CheckRow
     from evotune.tuner import Result, Tuner
 
 # A log gets a line of progress this often, beside one for each new best.
@@ -142,6 +143,29 @@ def print_result(result: Result, console: Console) -> None:
     if result.best:
         console.print("\nconfig to paste:", style="bold")
         console.print(Text(repr(dict(best["config"]))))
+
+
+def print_checked(rows: Sequence[CheckRow], console: Console) -> None:
+    """What cross-compiling told, one configuration on a line."""
+    for target in dict.fromkeys(row.target for row in rows):
+        mine = [row for row in rows if row.target == target]
+        passed = sum(row.ok for row in mine)
+        table = Table(
+            title=f"{target}: {passed} of {len(mine)} compile and fit; nothing was timed", title_justify="left"
+        )
+        for name in ("registers", "spill B", "shared B", "TMEM", "occupancy", "compile s"):
+            table.add_column(name, justify="right")
+        table.add_column("configuration")
+        for row in mine:
+            numbers = [row.registers, row.spill_bytes, row.shared_bytes, row.tmem_columns]
+            shown = ["-" if n is None else str(n) for n in numbers]
+            occupancy, compile_s = row.facts.get("occupancy"), row.compile_s
+            shown.append(f"{occupancy:.2f}" if isinstance(occupancy, (int, float)) else "-")
+            shown.append("-" if compile_s is None else f"{compile_s:.1f}")
+            config = " ".join(f"{n}={v}" for n, v in row.config.items())
+            why = "" if row.ok else f"  {row.stage}: {_short(row.reason or '')}"
+            table.add_row(*shown, Text(config + why, style="" if row.ok else "yellow"))
+        console.print(table)
 
 
 def milliseconds(value: float | None) -> str:

@@ -11,11 +11,15 @@ from evotune.trial import Origin
 
 # What is believed of an origin before it has proposed anything: earnings and turns. The surrogate's
 # favourites start ahead, because on recorded spaces nothing else has come near them.
-PRIOR: Mapping[Origin, tuple[float, float]] = {"surrogate": (6.0, 7.0)}
+PRIOR: Mapping[Origin, tuple[float, float]] = {
+    "surrogate": (6.0, 7.0),
+    "llm": (1.0, 2.0),
+    "mock": (1.0, 2.0),
+}
 PRIOR_OTHER = (0.5, 2.0)
 FORGET = 0.95  # of its earnings, kept at each turn of an origin: late in a run other origins win
-SHARPNESS = 3.0
-FLOOR = 0.02
+SHARPNESS = 6.0
+FLOOR = 0.01
 
 
 class Bandit:

@@ -15,10 +15,14 @@ from evotune.surrogate import Surrogate
 from evotune.trial import Candidate, Origin
 
 # Candidates that an origin may bring to a turn; the acquisition picks one of them.
-PER_TURN = 12
+PER_TURN = 4
 # How much worse than the surrogate's own favourite a candidate may look and still be measured, in
-# units of the acquisition (log expected improvement): e^-3 = 5 % of the favourite's.
-SCREEN_MARGIN = 3.0
+# units of the acquisition (log expected improvement): nearly as good, so that variety costs nothing.
+SCREEN_MARGIN = 0.1
+# A model knows what the surrogate cannot: it is heard while its ideas have 5 % of the favourite's
+# expected improvement, and the bandit sees to it that it earns its turns.
+MODEL_MARGIN = 3.0
+MODEL_ORIGINS = ("llm", "mock")
 
 
 class Portfolio:
@@ -77,8 +81,10 @@ class Portfolio:
         if self.is_exhausted:
             return None
         while self._opening:
-            # A model knows things before anything is measured: its first ideas join the opening.
-            turn = self._offer_of(self._model) if self._model and len(self._seen) % 3 == 1 else None
+            # A model knows things before anything is measured: its first ideas join the opening. The
+            # mock knows nothing.
+            joins = self._model is not None and self._model.origin == "llm" and len(self._seen) % 3 == 1
+            turn = self._offer_of(self._model) if self._model and joins else None
             candidate = turn or next(iter(self._fresh([self._opening.pop(0)])), None)
             if candidate is not None:
                 return self._take(candidate)
@@ -137,7 +143,8 @@ class Portfolio:
             return candidates[0]
         scores = self._surrogate.score([c.config for c in candidates])
         best = int(scores.argmax())
-        return candidates[best] if scores[best] >= self._surrogate.best_score - SCREEN_MARGIN else None
+        margin = MODEL_MARGIN if candidates[best].origin in MODEL_ORIGINS else SCREEN_MARGIN
+        return candidates[best] if scores[best] >= self._surrogate.best_score - margin else None
 
     def _anything(self) -> Sequence[Config]:
         """Configurations not seen yet, for when no proposer has one."""

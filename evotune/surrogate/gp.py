@@ -25,8 +25,6 @@ LENGTH_BOUNDS = (-3.5, 4.0)
 SIGNAL_BOUNDS = (-4.0, 4.0)
 NOISE_BOUNDS = (-9.0, 0.0)
 DECAY_BOUNDS = (-9.0, 2.0)
-# Prior variance of the coefficients of the linear and the quadratic trend along each feature.
-TREND = 0.3
 # What L-BFGS is told where the covariance is not positive definite: worse than anything real.
 IMPOSSIBLE = 1e10
 
@@ -111,14 +109,6 @@ class Data:
         return len(self.y)
 
 
-def trend(a: Array, b: Array) -> Array:
-    """Covariance (n, m) of a random parabola along every feature: main effects, learned from few
-    observations because they are shared by all of them."""
-    a, b = a - 0.5, b - 0.5
-    linear = np.matmul(a, np.transpose(b))
-    return TREND * (linear + 4.0 * np.matmul(a * a, np.transpose(b * b)))
-
-
 def covariance(data: Data, hyper: Hyper, profile: Profile) -> tuple[Array, Array]:
     """Covariance of the observations without noise, and its derivative by q, each (n, n).
 
@@ -139,7 +129,7 @@ def objective(vector: Array, data: Data, prior: Prior, profile: Profile) -> tupl
     hyper = Hyper.of(vector)
     noise = np.exp(hyper.noise)
     k, slope = covariance(data, hyper, profile)
-    noisy = k + trend(data.x, data.x) * np.exp(-np.exp(hyper.decay) * _steps(data))
+    noisy = np.array(k)
     noisy[np.diag_indices(len(data))] += noise + data.variance + JITTER
     chol, failed = lapack.dpotrf(noisy, lower=1)
     if failed:
@@ -155,8 +145,7 @@ def objective(vector: Array, data: Data, prior: Prior, profile: Profile) -> tupl
     # sum_ij by_q_ij (x_i - x_j)^2 for all features at once, without an (n, n, d) array.
     spread = 2.0 * (by_q.sum(1) @ (data.x**2) - (data.x * (by_q @ data.x)).sum(0))
     by_k = by_covariance * k
-    shared = trend(data.x, data.x) * np.exp(-np.exp(hyper.decay) * _steps(data))
-    by_decay = -np.exp(hyper.decay) * ((by_k + by_covariance * shared) * _steps(data)).sum()
+    by_decay = -np.exp(hyper.decay) * (by_k * _steps(data)).sum()
     of_likelihood = np.concatenate(
         [-2.0 * np.exp(-2.0 * hyper.lengths) * spread, [by_k.sum(), noise * np.trace(by_covariance), by_decay]]
     )
@@ -195,12 +184,9 @@ class PoolPosterior:
     def __init__(self, pool: Array, data: Data, hyper: Hyper, profile: Profile = matern52) -> None:
         self._hyper, self._profile = hyper, profile
         self._scaled_pool = (pool / np.exp(hyper.lengths)).astype(np.float32)
-        self._raw_pool = pool.astype(np.float32)
-        self._prior = np.exp(hyper.signal) + _diag(pool)
         self._pool_norms = (self._scaled_pool**2).sum(1)
         n = len(data)
         noisy, _ = covariance(data, hyper, profile)
-        noisy = noisy + trend(data.x, data.x) * np.exp(-np.exp(hyper.decay) * _steps(data))
         noisy[np.diag_indices(n)] += np.exp(hyper.noise) + data.variance + JITTER
         self._x, self._below = data.x, data.below
         self._chol = np.linalg.cholesky(noisy)
@@ -208,7 +194,7 @@ class PoolPosterior:
         self._v = np.empty((2 * n + 16, len(pool)), dtype=np.float32)
         self._v[:n] = _solve_lower(self._chol.astype(np.float32), self._to_pool(data.x, data.below))
         self.mean: Array = self._b.astype(np.float32) @ self._v[:n]
-        self.variance: Array = self._prior.astype(np.float32) - np.einsum("ij,ij->j", self._v[:n], self._v[:n])
+        self.variance: Array = np.float32(np.exp(hyper.signal)) - np.einsum("ij,ij->j", self._v[:n], self._v[:n])
 
     def __len__(self) -> int:
         return len(self._b)
@@ -217,7 +203,7 @@ class PoolPosterior:
         """Posterior mean and variance of any features (k, d) at one fidelity, each (k,)."""
         v = _solve_lower(self._chol, self._to_data(x, below))
         mean: Array = np.matmul(self._b, v)
-        return mean, np.maximum(np.exp(self._hyper.signal) + _diag(x) - (v * v).sum(0), JITTER)
+        return mean, np.maximum(np.exp(self._hyper.signal) - (v * v).sum(0), JITTER)
 
     def add(self, x: Array, y: float, variance: float = 0.0, below: float = 0.0) -> None:
         """Condition on one more observation with features (d,)."""
@@ -225,7 +211,7 @@ class PoolPosterior:
         row = _solve_lower(self._chol, self._to_data(x[None], below))[:, 0]
         noise = np.exp(self._hyper.noise) + variance + JITTER
         # Rounding may not make an observation more certain than its noise.
-        pivot = np.sqrt(max(np.exp(self._hyper.signal) + _diag(x[None])[0] + noise - row @ row, noise))
+        pivot = np.sqrt(max(np.exp(self._hyper.signal) + noise - row @ row, noise))
         chol = np.zeros((n + 1, n + 1))
         chol[:n, :n], chol[n, :n], chol[n, n] = self._chol, row, pivot
         if n == len(self._v):
@@ -246,21 +232,13 @@ class PoolPosterior:
         q += self._pool_norms
         q += (a * a).sum(1)[:, None]
         k, _ = self._profile(np.maximum(q, 0.0, out=q))
-        k *= np.float32(np.exp(self._hyper.signal))
-        k += trend(x.astype(np.float32), self._raw_pool)
-        k *= np.exp(-np.exp(self._hyper.decay) * below)[:, None].astype(np.float32)
+        k *= np.exp(self._hyper.signal - np.exp(self._hyper.decay) * below)[:, None].astype(np.float32)
         return k
 
     def _to_data(self, x: Array, below: float) -> Array:
         k, _ = self._profile(squared_distances(self._x, x, np.exp(self._hyper.lengths)))
         steps = np.abs(self._below - below)
-        k = np.exp(self._hyper.signal) * k + trend(self._x, x)
-        return k * np.exp(-np.exp(self._hyper.decay) * steps)[:, None]
-
-
-def _diag(x: Array) -> Array:
-    x = x - 0.5
-    return TREND * ((x * x).sum(1) + 4.0 * (x**4).sum(1))
+        return k * np.exp(self._hyper.signal - np.exp(self._hyper.decay) * steps)[:, None]
 
 
 def _steps(data: Data) -> Array:

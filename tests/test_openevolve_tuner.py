@@ -1,0 +1,201 @@
+import builtins
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from evotune import ConfigSpace, OpenEvolveTuner
+from evotune.errors import UsageError
+from evotune.openevolve_tuner import losses_of
+
+SPACE = {"block_size": [32, 64, 128], "num_warps": [1, 2, 4, 8], "stages": [1, 2, 3, 4]}
+N = 48
+
+
+def score(config) -> float:
+    """Highest, 10.0, at 64, 4, 3."""
+    distance = abs(math.log2(config["block_size"] / 64)) + abs(math.log2(config["num_warps"] / 4))
+    return 10.0 / (1 + distance + 0.5 * abs(config["stages"] - 3))
+
+
+def tuner(objective=score, n=30, **changes) -> OpenEvolveTuner:
+    return OpenEvolveTuner(SPACE, objective, max_evaluations=n, **{"verbose": False, "provider": "mock", **changes})
+
+
+def test_the_best_configuration_is_found_and_kept_with_its_history():
+    made = tuner()
+    assert made.tune() == {"block_size": 64, "num_warps": 4, "stages": 3}
+    assert made.best_score == 10.0
+    assert made.best_config == {"block_size": 64, "num_warps": 4, "stages": 3}
+    assert made.evaluation_count == len(made.history) == 30
+    assert all(s == score(c) for c, s in made.history)
+
+
+def test_the_objective_is_called_in_this_process_and_never_twice_for_one_configuration():
+    seen = []
+    tuner(lambda c: seen.append((os.getpid(), tuple(c.items()))) or score(c), n=1000).tune()
+    assert len(seen) == N
+    assert len(set(seen)) == N
+    assert {pid for pid, _ in seen} == {os.getpid()}
+
+
+def test_a_second_tune_evaluates_nothing_more():
+    calls = []
+    made = tuner(lambda c: calls.append(c) or score(c), n=12)
+    assert made.tune() == made.tune()
+    assert len(calls) == 12
+
+
+@pytest.mark.parametrize("bad", [0.0, -math.inf, math.inf, math.nan, None, "fast", True, ValueError("boom")])
+def test_a_failed_configuration_counts_stands_in_the_history_and_is_never_best(bad):
+    def objective(config):
+        if config["num_warps"] == 4:
+            if isinstance(bad, Exception):
+                raise bad
+            return bad
+        return score(config)
+
+    made = tuner(objective, n=1000)
+    assert made.tune()["num_warps"] != 4
+    assert made.evaluation_count == N
+    assert [s for c, s in made.history if c["num_warps"] == 4] == [None] * 12
+
+
+def test_negative_scores_are_legitimate():
+    made = tuner(lambda c: -1.0 / score(c), n=30)
+    assert made.tune() == {"block_size": 64, "num_warps": 4, "stages": 3}
+    assert made.best_score == -0.1
+
+
+def test_scores_of_both_signs_are_searched_too():
+    made = tuner(lambda c: score(c) - 5, n=30)
+    assert made.tune() == {"block_size": 64, "num_warps": 4, "stages": 3}
+
+
+def test_numpy_scalars_are_scores():
+    made = tuner(lambda c: np.float32(score(c)), n=8)
+    made.tune()
+    assert isinstance(made.best_score, float)
+
+
+def test_when_everything_fails_the_commonest_failure_is_named():
+    def objective(config):
+        raise MemoryError("out of shared memory" if config["stages"] > 1 else "rare")
+
+    with pytest.raises(RuntimeError, match="out of shared memory"):
+        tuner(objective, n=20).tune()
+
+
+@pytest.mark.parametrize(
+    ("space", "changes"),
+    [
+        ({}, {}),
+        ({"a": []}, {}),
+        ({"a": "abc"}, {}),
+        ({"a": 3}, {}),
+        (SPACE, {"temperature": 1.5}),
+        (SPACE, {"temperature": -0.1}),
+        (SPACE, {"max_evaluations": 0}),
+        (SPACE, {"population_size": 0}),
+        (SPACE, {"provider": "nobody"}),
+        (SPACE, {"on_llm_error": "shrug"}),
+        (SPACE, {"objective": 3}),
+        (SPACE, {"constraints": ["nonsense > 1"]}),
+        (SPACE, {"initial_program": "def get_kernel_config():\n    return {}"}),
+        (SPACE, {"system_message": "Be fast."}),
+    ],
+)
+def test_wrong_arguments_are_value_errors(space, changes):
+    with pytest.raises(ValueError, match=r".") as caught:
+        OpenEvolveTuner(space, **{"objective": score, "provider": "mock", **changes})
+    assert isinstance(caught.value, UsageError)
+
+
+def test_a_missing_openevolve_is_an_import_error_with_the_pip_line(monkeypatch):
+    real = builtins.__import__
+
+    def missing(name, *rest, **more):
+        if name.startswith("openevolve."):
+            raise ImportError(f"No module named {name!r}")
+        return real(name, *rest, **more)
+
+    monkeypatch.setattr(builtins, "__import__", missing)
+    for name in [n for n in sys.modules if n.startswith("openevolve")]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(ImportError, match="pip install"):
+        tuner()
+
+
+def test_verbose_prints_one_line_per_evaluation(capsys):
+    tuner(lambda c: None if c["stages"] == 1 else score(c), n=10, verbose=True).tune()
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert lines[0].startswith("Evaluation 1/10: config={'block_size': 64, 'num_warps': 2, 'stages': 2}, score=")
+    assert "failed" in lines[0]
+
+
+def test_a_config_space_with_constraints_is_obeyed():
+    space = ConfigSpace.from_dict(SPACE, ["block_size * stages <= 128"])
+    made = OpenEvolveTuner(space, score, max_evaluations=100, verbose=False, provider="mock")
+    made.tune()
+    assert made.evaluation_count == space.cardinality
+    assert not any(space.violations(c) for c, _ in made.history)
+
+
+def test_the_initial_program_is_evaluated_first():
+    program = "def get_kernel_config():\n    return {'block_size': 64 * 2, 'num_warps': 8, 'stages': 4}"
+    made = tuner(initial_program=program, n=3)
+    made.tune()
+    assert made.history[0][0] == {"block_size": 128, "num_warps": 8, "stages": 4}
+
+
+def test_a_journal_carries_scores_and_failures_into_the_next_process(tmp_path):
+    calls = []
+
+    def objective(config):
+        calls.append(config)
+        return score(config) if config["stages"] > 1 else None
+
+    tuner(objective, n=10, journal=tmp_path / "j.db").tune()
+    again = tuner(objective, n=16, journal=tmp_path / "j.db")
+    again.tune()
+    assert len(calls) == 16
+    assert again.evaluation_count == 16
+    assert [c for c, _ in again.history] == calls
+
+
+def trace(seed: int) -> str:
+    made = tuner(n=25, seed=seed)
+    made.tune()
+    return repr(made.history)
+
+
+def test_the_same_seed_gives_the_same_evaluations_under_another_hash_seed():
+    code = "from tests.test_openevolve_tuner import trace; print(trace(3))"
+    found = {trace(3)}
+    for hash_seed in ("1", "2"):
+        environment = {**os.environ, "PYTHONHASHSEED": hash_seed}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=environment,
+            cwd=Path(__file__).parents[1],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        found.add(done.stdout.rstrip("\n"))
+    assert len(found) == 1
+    assert trace(4) not in found
+
+
+def test_losses_are_logarithms_while_all_scores_are_positive_and_order_alike_otherwise():
+    assert losses_of([1.0, math.e]) == [0.0, -1.0]
+    scores = [3.0, -1.0, 7.0, -1.0, 0.5]
+    losses = losses_of(scores)
+    assert sorted(range(5), key=lambda i: -scores[i]) == sorted(range(5), key=lambda i: losses[i])
+    assert losses[1] == losses[3]
+    assert abs(sum(losses)) < 0.5
