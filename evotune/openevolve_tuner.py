@@ -32,6 +32,9 @@ from evotune.space import ConfigSpace, Value
 from evotune.trial import Candidate, Fidelity, Measurement, Static, Trial
 
 CALLED = Fidelity(1, "low", 1)
+# Ranks shift with every score, and learning all of them anew takes a fraction of a second: it is
+# done whenever there are so many times as many. In between a score gets its loss on the present scale.
+RESTATE_GROWTH = 1.2
 Objective = Callable[[dict[str, Value]], Any]
 
 
@@ -103,6 +106,7 @@ class OpenEvolveTuner:
         self._failures: Counter[str] = Counter()
         self._told: list[Feedback] = []
         self._scores: list[float] = []
+        self._next_restating = 1
         chosen = {
             "run.seed": seed,
             "islands.population_size": population_size,
@@ -181,8 +185,9 @@ class OpenEvolveTuner:
         self._told = [f if f.loss is None else replace(f, loss=next(losses)) for f in known]
         self.evaluation_count += 1
         search.tell([self._told[-1]])
-        if any(s <= 0 for s in self._scores):
+        if len(self._scores) >= self._next_restating and any(s <= 0 for s in self._scores):
             search.restate(self._told)
+            self._next_restating = math.ceil(RESTATE_GROWTH * len(self._scores))
 
     def _open_run(self, stack: ExitStack) -> Run | None:
         if self._journal is None:

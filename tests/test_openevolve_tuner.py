@@ -131,7 +131,7 @@ def test_a_missing_openevolve_is_an_import_error_with_the_pip_line(monkeypatch):
 
 
 def test_verbose_prints_one_line_per_evaluation(capsys):
-    tuner(lambda c: None if c["stages"] == 1 else score(c), n=10, verbose=True).tune()
+    tuner(lambda c: None if c["stages"] == 2 else score(c), n=10, verbose=True).tune()
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 10
     assert lines[0].startswith("Evaluation 1/10: config={'block_size': 64, 'num_warps': 2, 'stages': 2}, score=")

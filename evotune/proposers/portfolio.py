@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Generator, Sequence
+from contextlib import contextmanager
+from functools import cache
+from importlib import import_module
+from typing import Any
 
 from evotune.program import render
 from evotune.proposers.acquisition import SurrogateProposer
@@ -23,6 +27,22 @@ SCREEN_MARGIN = 0.1
 # expected improvement, and the bandit sees to it that it earns its turns.
 MODEL_MARGIN = 3.0
 MODEL_ORIGINS = ("llm", "mock")
+
+
+@contextmanager
+def _one_thread() -> Generator[None]:
+    """Keep linear algebra on the calling thread: the matrices are small, waiting threads would spin
+    on the cores that compile, and sums must be added in one order wherever a run is repeated."""
+    with _controller().limit(limits=1):
+        yield
+
+
+@cache
+def _controller() -> Any:
+    import_module("scipy.linalg")  # it has a BLAS of its own, which must be loaded to be found
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 class Portfolio:
@@ -78,6 +98,10 @@ class Portfolio:
         Args:
             pending: Configurations in flight.
         """
+        with _one_thread():
+            return self._next(pending)
+
+    def _next(self, pending: Sequence[Config]) -> Candidate | None:
         if self.is_exhausted:
             return None
         while self._opening:

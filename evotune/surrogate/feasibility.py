@@ -5,30 +5,34 @@ from __future__ import annotations
 import numpy as np
 
 from evotune.space import Array
-from evotune.surrogate.gp import matern52, squared_distances
+from evotune.surrogate.gp import Data, Prior, fit, matern52, squared_distances
 
 # What is believed far from everything that was tried, and how many trials that belief is worth.
 # Recorded spaces run in 79-100 % of their legal configurations.
 PRIOR_SHARE = 0.9
 PRIOR_TRIALS = 0.5
-# Failures are about limits (shared memory, registers), which depend on all features: no feature may
-# be as irrelevant here as it may be to the latency.
-LONGEST = 1.5
+ITERATIONS = 20
 
 
 class Feasibility:
     """Share of successes among the tried, weighted by a kernel (Nadaraya 1964, Watson 1964).
 
+    The kernel's length scales are those of a Gaussian process of the outcomes: what decides whether
+    a configuration runs is not what decides how fast. That process itself is not used to predict:
+    it strays beyond 0 and 1, and forgets all failures at some distance.
+
     Args:
         pool: Features (m, d) to know it for.
         x: Features (n, d) of what was tried.
         ok: Which of them ran, (n,).
-        lengths: Length scales (d,).
+        prior: Of the length scales.
     """
 
-    def __init__(self, pool: Array, x: Array, ok: Array, lengths: Array) -> None:
+    def __init__(self, pool: Array, x: Array, ok: Array, prior: Prior) -> None:
         self._pool, self._x, self._ok = pool.astype(np.float32), x, ok.astype(float)
-        self._lengths = np.minimum(lengths, LONGEST)
+        n, outcome = len(x), (self._ok - self._ok.mean()) / (self._ok.std() or 1.0)
+        data = Data(x, outcome, np.zeros(n), np.zeros(n))
+        self._lengths = np.exp(fit(data, prior.mean, prior, iterations=ITERATIONS).lengths)
         near = self._near(self._pool, x)
         self._tried, self._ran = near.sum(1), near @ self._ok.astype(np.float32)
 

@@ -82,7 +82,7 @@ class View:
         self._posterior = PoolPosterior(self._features, data, self._hyper, self._profile)
         self._feasibility = None
         if not ok.all():
-            self._feasibility = Feasibility(self._features, x, ok, np.exp(self._hyper.lengths))
+            self._feasibility = Feasibility(self._features, x, ok, self._prior)
 
     def add(self, seen: Seen) -> None:
         """Condition on the last observation, keeping the hyper-parameters."""
@@ -97,9 +97,7 @@ class View:
             self._feasibility.add(x, ok)
         elif not ok:
             known = np.isfinite(seen.loss)
-            self._feasibility = Feasibility(
-                self._features, self._encoding(seen.keys), known, np.exp(self._hyper.lengths)
-            )
+            self._feasibility = Feasibility(self._features, self._encoding(seen.keys), known, self._prior)
 
     def predict(self, keys: Array, below: float = 0.0) -> tuple[Array, Array]:
         """Posterior mean and standard deviation of the target at rows of value positions, each (k,)."""

@@ -27,15 +27,14 @@ def loss(config) -> float:
     return (m - 6) ** 2 + 0.5 * (n - 6) ** 2 + 0.3 * (w - 2) ** 2 + (config["layout"] == "tn") - 5
 
 
-def search(surrogate: Surrogate, n: int, fails=lambda config: False) -> list[dict]:
-    tried = []
-    for _ in range(n):
-        config = (surrogate.start(8) if not tried else surrogate.suggest(1))[0]
-        if 0 < len(tried) < 8:
-            config = surrogate.start(1)[0]
-        surrogate.observe(config, None if fails(config) else loss(config))
-        tried.append(dict(config))
-    return tried
+def search(surrogate: Surrogate, n: int) -> list[dict]:
+    tried = surrogate.start(8)
+    for config in tried:
+        surrogate.observe(config, loss(config))
+    for _ in range(n - 8):
+        tried += surrogate.suggest(1)
+        surrogate.observe(tried[-1], loss(tried[-1]))
+    return [dict(c) for c in tried]
 
 
 def test_the_best_of_270_is_found_in_30():
@@ -100,15 +99,20 @@ def test_it_goes_on_when_everything_has_failed():
 
 
 def test_regions_that_fail_are_avoided():
-    def fails(config):
-        return config["BLOCK_M"] >= 64
+    def flat(config):
+        return loss({**config, "layout": "nt"})
 
-    ignorant = search(Surrogate(SPACE, seed=0), 12, fails)
-    tried = search(Surrogate(SPACE, seed=0), 40, fails)
-    assert tried[:12] == ignorant
-    share = sum(SPACE.config(i)["BLOCK_M"] >= 64 for i in range(SPACE.cardinality)) / SPACE.cardinality
-    # The minimum of the loss is where configurations fail: without the check, half of the trials are.
-    assert sum(map(fails, tried[12:])) / 28 < share / 2
+    failed = 0
+    for seed in range(3):
+        surrogate = Surrogate(SPACE, seed=seed)
+        for config in surrogate.start(8):
+            surrogate.observe(config, None if config["layout"] == "nn" else flat(config))
+        for _ in range(20):
+            config = surrogate.suggest(1)[0]
+            surrogate.observe(config, None if config["layout"] == "nn" else flat(config))
+            failed += config["layout"] == "nn"
+    # Nothing but the failures tells the layouts apart: blind to them, a third of the trials fail.
+    assert failed / 60 < 1 / 6
 
 
 def test_predictions_agree_with_what_was_observed_and_doubt_grows_away_from_it():
@@ -168,20 +172,17 @@ def test_low_fidelity_observations_help_at_the_top_fidelity():
     assert error(True) < 0.7 * error(False)
 
 
-def test_a_loss_without_structure_sets_the_model_aside_and_structure_brings_it_back():
-    surrogate, rng = Surrogate(SPACE, seed=0), Random(0)
-    configs = [SPACE.config(i) for i in Random(1).sample(range(SPACE.cardinality), 160)]
-    verdicts = []
-    for config in configs[:80]:
-        surrogate.observe(config, rng.gauss(0, 1))
-        verdicts.append(surrogate.is_trusted)
-    assert not all(verdicts[20:])
-    structured = Surrogate(SPACE, seed=0)
-    for config in configs[:80]:
-        structured.observe(config, loss(config))
-        if len(structured.suggest(1)) and config is configs[40]:
-            assert structured.is_trusted
-    assert structured.is_trusted
+def test_a_loss_without_structure_sets_the_model_aside_and_structure_does_not():
+    rows = Random(1).sample(range(SPACE.cardinality), 60)
+    rng, verdicts = Random(0), {"noise": [], "bowl": []}
+    for kind, trusted in verdicts.items():
+        surrogate = Surrogate(SPACE, seed=0)
+        for config in map(SPACE.config, rows):
+            surrogate.observe(config, rng.gauss(0, 1) if kind == "noise" else loss(config))
+            trusted.append(surrogate.is_trusted)
+        assert len(surrogate.suggest(3)) == 3
+    assert verdicts["bowl"][20:] == [True] * 40
+    assert not all(verdicts["noise"][20:])
 
 
 def test_restating_losses_is_as_if_they_had_been_observed():
