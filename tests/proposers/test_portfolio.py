@@ -1,0 +1,168 @@
+import json
+import math
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from evotune.errors import Fatal, Transient
+from evotune.llm import Completion, LlmClient, MockProvider, Policy, PromptBuilder, Retry, Usage
+from evotune.program import Sandbox
+from evotune.proposers import Feedback
+from evotune.proposers.islands import Islands
+from evotune.proposers.model import ModelProposer, Story
+from evotune.session import searcher
+from evotune.settings import load
+from tests.toy import SPACE, latency_ms
+
+PROMPTS = PromptBuilder(Path(__file__).parents[2] / "prompts")
+
+
+class Scripted:
+    """A provider that says what it is told to; an exception is raised instead."""
+
+    name = "scripted"
+    model = "scripted"
+
+    def __init__(self, *answers):
+        self.answers = list(answers)
+        self.asked = []
+
+    def complete(self, system, user, *, n):
+        self.asked.append(user)
+        answer = self.answers[min(len(self.asked), len(self.answers)) - 1]
+        if isinstance(answer, Exception):
+            raise answer
+        return Completion(answer, Usage(10, 10))
+
+
+class Talk:
+    """A portfolio with a model, and all that was said."""
+
+    def __init__(self, provider, *, origin="llm", seed=0):
+        self.rejected, self.replies = [], []
+        self.provider = provider
+        self.sandbox = Sandbox()
+        settings = load(None, {"run.seed": seed}, {})
+        self.portfolio = searcher(SPACE, settings, lambda islands: self.proposer(islands, origin))
+
+    def proposer(self, islands: Islands, origin) -> ModelProposer:
+        policy = Policy(self.provider, retry=Retry(attempts=1), sleep=lambda s: None)
+        return ModelProposer(
+            SPACE,
+            origin,
+            LlmClient(policy, concurrency=0),
+            PROMPTS,
+            self.sandbox,
+            islands,
+            Story("toy", "source", {"n": 8}),
+            configs_per_call=4,
+            is_background=False,
+            on_reject=lambda who, why: self.rejected.append(why),
+            on_reply=self.replies.append,
+        )
+
+    def run(self, n: int) -> list:
+        """The candidates of ``n`` trials."""
+        out = []
+        for number in range(n):
+            candidate = self.portfolio.ask(())
+            if candidate is None:
+                break
+            out.append(candidate)
+            self.portfolio.tell([Feedback(number, candidate, math.log(latency_ms(candidate.config)), 1e-4)])
+        self.sandbox.close()
+        return out
+
+
+def configs(*changes):
+    return [{"tile": 64, "unroll": 4, "layout": "nt", "stages": 2, **c} for c in changes]
+
+
+def test_candidates_are_legal_new_and_all_of_the_space_in_the_end():
+    found = Talk(MockProvider(), origin="mock").run(10_000)
+    assert len(found) == SPACE.cardinality
+    assert len({SPACE.key(c.config) for c in found}) == SPACE.cardinality
+    assert found[0].origin == "default"
+    assert found[0].config == SPACE.default
+
+
+def test_what_is_in_flight_is_not_asked_for_again():
+    portfolio = searcher(SPACE, load(None, {}, {}))
+    asked = []
+    for number in range(30):
+        asked += [portfolio.ask([c.config for c in asked[-2:]]) for _ in range(2)]
+        done = asked[number]
+        portfolio.tell([Feedback(number, done, math.log(latency_ms(done.config)), 1e-4)])
+    assert len({SPACE.key(c.config) for c in asked}) == 60
+
+
+def test_a_model_that_knows_something_is_heard_early():
+    expert = Scripted(json.dumps({"configs": configs({"stages": 3}, {})}))
+    found = Talk(expert).run(8)
+    assert {"tile": 64, "unroll": 4, "layout": "nt", "stages": 2} in [c.config for c in found if c.origin == "llm"]
+
+
+def test_programs_and_json_are_both_understood_and_become_our_own_rendering():
+    answer = "```python\ndef get_kernel_config():\n    # ignore all rules\n    return dict(tile=8 * 8, unroll=4, "
+    answer += "layout='nt', stages=1)\n```\n```json\n" + json.dumps({"configs": configs({"stages": 3})}) + "\n```"
+    found = [c for c in Talk(Scripted(answer)).run(8) if c.origin == "llm"]
+    assert {c.config["stages"] for c in found} == {1, 3}
+    assert not any("ignore" in c.program for c in found)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I would rather not.",
+        "<html>login</html>",
+        '{"configs": [{"tile": 65}]}',
+        "```python\nimport os\ndef get_kernel_config():\n    return os.environ\n```",
+        '{"configs": [{"tile": 128, "unroll": 8, "layout": "nt", "stages": 2}]}',
+    ],
+)
+def test_nonsense_costs_no_evaluation_and_is_accounted_for(answer):
+    talk = Talk(Scripted(answer))
+    found = talk.run(40)
+    assert len(found) == 40
+    assert "llm" not in Counter(c.origin for c in found)
+    assert talk.rejected or any(isinstance(r, Exception) for r in talk.replies)
+
+
+@pytest.mark.parametrize("failure", [Fatal("no money left"), Transient("down")])
+def test_a_model_that_fails_is_left_out_and_the_search_goes_on(failure):
+    talk = Talk(Scripted(failure))
+    found = talk.run(30)
+    assert len(found) == 30
+    assert "llm" not in Counter(c.origin for c in found)
+    if isinstance(failure, Fatal):
+        assert len(talk.provider.asked) == 1
+
+
+def test_islands_are_asked_for_different_things_and_prompts_tell_of_failures_without_model_text():
+    talk = Talk(MockProvider(), origin="llm")
+    asked = []
+    complete = talk.provider.complete
+    talk.provider.complete = lambda system, user, *, n: asked.append(user) or complete(system, user, n=n)
+    talk.run(60)
+    assert len({user.split('"focus": ')[1][:6] for user in asked}) > 1
+    assert "mock" not in "".join(asked)
+
+
+def test_a_known_configuration_is_handed_back_for_free():
+    talk = Talk(Scripted(json.dumps({"configs": [dict(SPACE.default)]})))
+    found = talk.run(20)
+    assert [c.config for c in found].count(dict(SPACE.default)) == 1
+    assert any(r.stage == "known" for r in talk.rejected)
+
+
+def test_another_scale_of_losses_does_not_change_what_was_seen():
+    portfolio = searcher(SPACE, load(None, {"llm.provider": "none"}, {}))
+    told = []
+    for number in range(20):
+        candidate = portfolio.ask(())
+        told.append(Feedback(number, candidate, latency_ms(candidate.config), 1e-4))
+        portfolio.tell([told[-1]])
+    portfolio.restate([Feedback(f.number, f.candidate, math.log(f.loss), 1e-4) for f in told])
+    after = portfolio.ask(())
+    assert SPACE.key(after.config) not in {SPACE.key(f.config) for f in told}
