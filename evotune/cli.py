@@ -63,8 +63,10 @@ def run(
     on_llm_error: Annotated[
         str | None, typer.Option(help="On a wrong key, model or request: fail, or fallback to go on without.")
     ] = None,
-    search: Annotated[str | None, typer.Option(help="evotune, or random to compare with.")] = None,
-    max_evaluations: Annotated[int | None, typer.Option(help="Configurations to evaluate.")] = None,
+    search: Annotated[
+        str | None, typer.Option(help="evotune, or to compare with: random, pattern, de, genetic, annealing.")
+    ] = None,
+    max_evaluations: Annotated[int | None, typer.Option(help="Configurations to evaluate (60 if not set).")] = None,
     max_seconds: Annotated[
         float | None, typer.Option(help="Wall time to search for; the finals come on top.")
     ] = None,
@@ -82,9 +84,11 @@ def run(
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line per trial.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
-    """Tune a kernel and report the fastest configuration that was measured.
+    """Tune a kernel, or replay a recording.
 
-    The same command again resumes. Examples:
+    Reports the fastest configuration that was measured, and how sure that is. The same command again
+    resumes. Settings that are not given come from EVOTUNE_<SECTION>_<KEY> or --config; see config.yaml.
+    Examples:
 
       evotune run kernels/attention.py
 
@@ -142,7 +146,10 @@ def record(
     seed: Annotated[int | None, typer.Option(help="Fixes which are drawn and in which order.")] = None,
     config: Annotated[Path | None, typer.Option(help="A settings file like config.yaml.")] = None,
 ) -> None:
-    """Measure all configurations of a kernel, to be replayed later; the same command resumes."""
+    """Measure a whole space, to be replayed.
+
+    The same command again goes on where it stopped.
+    """
     settings = _settings(config, {"run.target": target, "run.shape": shape, "run.seed": seed})
     from evotune.session import record_space
     from evotune.terminal import Terminal
@@ -171,7 +178,9 @@ def check(
     seed: Annotated[int, typer.Option(min=0, help="Fixes which are drawn.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
-    """Compile a kernel's Triton code for GPUs that need not be here; nothing is timed.
+    """Compile for GPUs that are not here.
+
+    Real Triton to machine code; tells registers, spills and memory of each configuration. Nothing is timed.
 
     evotune check kernels/attention.py --target h100 --target b200
     """
@@ -211,7 +220,9 @@ def compare(
     report: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
     plot: Annotated[Path | None, typer.Option(help="Write a picture to this file (needs the extra plot).")] = None,
 ) -> None:
-    """Replay searches on recorded spaces and score them; the same command resumes.
+    """Score searches on recorded spaces.
+
+    With --json the same command again goes on where it stopped. Example:
 
     evotune compare recordings/conv_A100 --method evotune --method pattern --seeds 3
     """

@@ -136,7 +136,8 @@ def print_result(result: Result, console: Console) -> None:
     if calls := result.llm.get("calls"):
         usd = result.llm.get("usd")
         cost = "cost unknown" if usd is None else f"${usd:.4f}"
-        console.print(f"model {result.llm['provider']} {result.llm['model']}: {calls} calls, {cost}")
+        asked = dict.fromkeys((result.llm["provider"], result.llm["model"]))
+        console.print(f"model {' '.join(asked)}: {calls} calls, {cost}")
     console.print(
         f"stopped by {result.stopped} after {result.seconds:.1f} s; run {result.run_id} in {result.journal}"
     )
