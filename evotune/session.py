@@ -36,6 +36,9 @@ from evotune.tuner import Budget, Finals, Observer, Result, Tuner
 
 log = logging.getLogger(__name__)
 
+# A small space is opened with fewer points than `search.start_points`, or they would be all of it.
+MIN_START, CONFIGS_PER_START = 3, 8
+
 # Providers that answer from what is at hand: nothing to check beforehand, and no thread to wait in.
 AT_ONCE = ("mock", "replay")
 
@@ -187,7 +190,7 @@ def searcher(
         [UniformProposer(space, seed), *breeders],
         make_model(islands),
         seed=seed,
-        start_points=settings.search.start_points,
+        start_points=min(settings.search.start_points, max(MIN_START, space.cardinality // CONFIGS_PER_START)),
     )
 
 
