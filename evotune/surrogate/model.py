@@ -29,8 +29,10 @@ NEIGHBORHOODS = 5
 # The check of one-step-ahead predictions: how many are kept, and how many make a verdict.
 CHECKED = 24
 VERDICT = 12
-# Rows among which the opening looks for points far apart.
-OPENING_ROWS = 3000
+# Rows drawn by chance for each point of the opening, which are then those far apart. Among all rows
+# they would be corners, which are seldom fast: the worst recorded space scores 0.54 so, and 0.42
+# otherwise, with the same mean; see benchmarks/results/search_log.md.
+ROWS_PER_POINT = 5
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ class Surrogate:
         """``n`` configurations to begin with, far from each other and from those ``given``."""
         pool = self._pools.draw(0, ())
         rng = np.random.default_rng([self._seed, len(self._observations)])
-        keys = pool.keys[rng.choice(len(pool), min(len(pool), OPENING_ROWS), replace=False)]
+        keys = pool.keys[rng.choice(len(pool), min(len(pool), ROWS_PER_POINT * n), replace=False)]
         encode = self._encodings[0]
         taken = [*self._seen_keys, *(self._space.key(c) for c in given)]
         placed = encode(np.array(sorted(taken))) if taken else np.empty((0, encode.dimensions))
