@@ -90,7 +90,7 @@ class Constraint:
         """Truth of the constraint along columns of values, (n,) of bool."""
         # Both sides of an `or` are computed, so `x == 0 or n % x == 0` divides by zero harmlessly.
         with np.errstate(all="ignore"):
-            result = _evaluate(self.tree, {**self._constants, **columns})
+            result = evaluate(self.tree, {**self._constants, **columns})
         return np.broadcast_to(np.asarray(result, dtype=bool), (n,))
 
 
@@ -108,7 +108,7 @@ def _is_allowed(node: ast.AST) -> bool:
     return isinstance(node, (*kinds, *marks))
 
 
-def _evaluate(node: ast.expr, env: Mapping[str, Any]) -> Any:
+def evaluate(node: ast.expr, env: Mapping[str, Any]) -> Any:
     """The value of an allowed expression; names may stand for scalars or for columns."""
     match node:
         case ast.Constant(value=value):
@@ -117,24 +117,24 @@ def _evaluate(node: ast.expr, env: Mapping[str, Any]) -> Any:
             return env[name]
         case ast.BoolOp(op=op, values=values):
             join = np.logical_and if isinstance(op, ast.And) else np.logical_or
-            return reduce(join, [_evaluate(v, env) for v in values])
+            return reduce(join, [evaluate(v, env) for v in values])
         case ast.UnaryOp(op=op, operand=operand):
-            value = _evaluate(operand, env)
+            value = evaluate(operand, env)
             return (
                 np.logical_not(value) if isinstance(op, ast.Not) else -value if isinstance(op, ast.USub) else value
             )
         case ast.BinOp(left=left, op=op, right=right):
-            return _BINARY[type(op)](_evaluate(left, env), _evaluate(right, env))
+            return _BINARY[type(op)](evaluate(left, env), evaluate(right, env))
         case ast.Compare(left=left, ops=ops, comparators=comparators):
-            sides = [_evaluate(left, env), *[_evaluate(c, env) for c in comparators]]
+            sides = [evaluate(left, env), *[evaluate(c, env) for c in comparators]]
             found: list[Any] = [_COMPARE[type(op)](a, b) for op, a, b in zip(ops, sides, sides[1:], strict=False)]
             return reduce(_both, found)
         case ast.IfExp(test=test, body=body, orelse=orelse):
-            sides = [_evaluate(test, env), _evaluate(body, env), _evaluate(orelse, env)]
+            sides = [evaluate(test, env), evaluate(body, env), evaluate(orelse, env)]
             return _CHOOSE(*sides)
         case ast.Call(func=ast.Name(id=name), args=args):
-            return _CALLS[name](*[_evaluate(a, env) for a in args])
+            return _CALLS[name](*[evaluate(a, env) for a in args])
         case ast.Tuple(elts=elts) | ast.List(elts=elts):
-            return [_evaluate(e, env) for e in elts]
+            return [evaluate(e, env) for e in elts]
         case _:
             raise AssertionError(f"unchecked node {type(node).__name__}")

@@ -30,7 +30,7 @@ from evotune.record import record
 from evotune.settings import Settings
 from evotune.space import ConfigSpace
 from evotune.subject import Subject, find_subject
-from evotune.surrogate import Surrogate
+from evotune.surrogate import PROFILES, Surrogate
 from evotune.trial import Origin
 from evotune.tuner import Budget, Finals, Observer, Result, Tuner
 
@@ -185,11 +185,12 @@ def searcher(
     breeders = [MutationProposer(space, islands, seed), CrossoverProposer(space, islands, seed)]
     return Portfolio(
         space,
-        Surrogate(space, seed=seed),
+        Surrogate(space, seed=seed, profile=PROFILES[settings.search.kernel]),
         islands,
         [UniformProposer(space, seed), *breeders],
         make_model(islands),
         seed=seed,
+        screens=settings.search.screen,
         start_points=min(settings.search.start_points, max(MIN_START, space.cardinality // CONFIGS_PER_START)),
     )
 

@@ -51,7 +51,7 @@ class Measure(Section):
 class Search(Section):
     """How evotune's own search decides what to measure."""
 
-    start_points: Count = 12
+    start_points: Count = 8
     screen: bool = True
     kernel: Literal["matern52", "matern32", "rbf"] = "matern52"
 

@@ -141,7 +141,7 @@ class Tuner:
         self._observers = observers
         self._flying: dict[int, Trial] = {}
         self._started_s = time.monotonic()
-        self._begun = 0
+        self._next_number = 0
         self._restored = 0
 
     def tune(self) -> Result:
@@ -212,7 +212,7 @@ class Tuner:
                 self._record(outcome)
 
     def _why_stop(self) -> str | None:
-        if self._begun >= self.budget.max_evaluations:
+        if len(self.trials) + len(self._flying) >= self.budget.max_evaluations:
             return "evaluations"
         return "seconds" if self.seconds >= self.budget.max_seconds else None
 
@@ -220,11 +220,11 @@ class Tuner:
         candidate = self._searcher.ask([t.config for t in self._flying.values()])
         if candidate is None:
             return None
-        return Trial(self._begun, candidate)
+        return Trial(self._next_number, candidate)
 
     def _dispatch(self, trial: Trial) -> None:
         self._run.begin(trial)
-        self._begun = max(self._begun, trial.number + 1)
+        self._next_number = max(self._next_number, trial.number + 1)
         self._flying[trial.number] = trial
         incumbent_ms = self.incumbent.latency_ms if self.incumbent else None
         self._engine.submit(Job(trial.number, trial.config, incumbent_ms))
@@ -256,13 +256,13 @@ class Tuner:
         """Learn what the journal knows; the trials that were cut off, to be run again."""
         quiet, self._observers = self._observers, ()
         for trial in self._run:
-            self._begun = max(self._begun, trial.number + 1)
+            self._next_number = max(self._next_number, trial.number + 1)
             self._learn(trial)
         self._observers = quiet
         self._restored = len(self.trials)
         waiting: list[Trial] = []
         for trial, attempts in self._run.interrupted():
-            self._begun = max(self._begun, trial.number + 1)
+            self._next_number = max(self._next_number, trial.number + 1)
             if attempts < QUARANTINE_AFTER:
                 waiting.append(trial)
                 continue

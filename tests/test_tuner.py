@@ -121,6 +121,20 @@ def test_an_interrupted_run_reports_what_it_found_and_resumes(tmp_path):
     assert resumed.evaluations == 20
 
 
+def test_trials_that_were_in_flight_are_evaluated_before_new_ones_and_within_the_budget(tmp_path):
+    with Journal(tmp_path / "j.db") as journal:
+        run_of = journal.open_run("toy", "hash", {"seed": 0})
+        cut_off = [Trial(n, Candidate(SPACE.config(n), "", "random")) for n in range(3)]
+        for trial in cut_off:
+            run_of.begin(trial)
+        run_of.withdraw([0, 1, 2])
+        run_of.release()
+    listener = Listener()
+    assert run(tmp_path / "j.db", 5, listener=listener).evaluations == 5
+    assert [t.number for t in listener.trials] == [0, 1, 2, 3, 4]
+    assert [t.config for t in listener.trials[:3]] == [t.config for t in cut_off]
+
+
 def test_a_device_fault_stops_the_run_and_loses_nothing(tmp_path):
     with pytest.raises(DeviceError):
         run(tmp_path / "j.db", 20, ToyEvaluator(breaks_after=6))

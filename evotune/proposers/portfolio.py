@@ -55,7 +55,8 @@ class Portfolio:
         proposers: The other origins.
         model: The origin that asks a language model, if there is one.
         seed: Fixes the order of turns.
-        start_points: Trials in the opening: the default, then far apart from each other.
+        start_points: Trials in the opening after the default, far apart from each other.
+        screens: Whether the surrogate drops what others propose and it does not like.
     """
 
     def __init__(
@@ -68,9 +69,11 @@ class Portfolio:
         *,
         seed: int,
         start_points: int,
+        screens: bool = True,
     ) -> None:
         self._space = space
         self._surrogate = surrogate
+        self._screens = screens
         self._favourites = SurrogateProposer(space, surrogate)
         self._islands = islands
         self._model = model
@@ -79,7 +82,7 @@ class Portfolio:
         self._bandit = Bandit(p.origin for p in self._proposers.values())
         self._seeds = Seeds(seed, "portfolio")
         self._opening = [Candidate(space.default, render(space.default, space), "default")]
-        for config in surrogate.start(start_points - 1, given=[space.default]):
+        for config in surrogate.start(start_points, given=[space.default]):
             self._opening.append(Candidate(config, render(config, space), "random"))
         self._seen: set[tuple[int, ...]] = set()
 
@@ -163,7 +166,7 @@ class Portfolio:
         """The candidate that the surrogate likes best, unless it likes none of them."""
         if not candidates:
             return None
-        if candidates[0].origin == "surrogate" or not self._surrogate.is_trusted:
+        if not self._screens or candidates[0].origin == "surrogate" or not self._surrogate.is_trusted:
             return candidates[0]
         scores = self._surrogate.score([c.config for c in candidates])
         best = int(scores.argmax())

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
+from evotune.constraint import evaluate
 from evotune.space import Array, ConfigSpace, Parameter
 
 Scale = Literal["log2", "declared"]
@@ -119,8 +120,12 @@ def _of_products(space: ConfigSpace) -> list[Column]:
 
 
 def _log2_of(node: ast.expr) -> Column:
-    # A product that is zero or negative somewhere says nothing about size there.
-    return lambda env: np.log2(np.maximum(_evaluate(node, env), 1e-9))
+    def column(env: Mapping[str, Array]) -> Array:
+        with np.errstate(all="ignore"):
+            # A product that is zero or negative somewhere says nothing about size there.
+            return np.log2(np.maximum(evaluate(node, env), 1e-9))
+
+    return column
 
 
 def _numeric(space: ConfigSpace, keys: Array) -> dict[str, Array]:
@@ -132,19 +137,13 @@ def _numeric(space: ConfigSpace, keys: Array) -> dict[str, Array]:
     return {**constants, **columns}
 
 
-_ARITHMETIC: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: np.add,
-    ast.Sub: np.subtract,
-    ast.Mult: np.multiply,
-    ast.Div: np.true_divide,
-    ast.FloorDiv: np.floor_divide,
-}
+_ARITHMETIC = (ast.Add, ast.Sub, ast.Mult, ast.Div, ast.FloorDiv)
 
 
 def _is_arithmetic(node: ast.expr, space: ConfigSpace) -> bool:
     match node:
         case ast.BinOp(left=left, op=op, right=right):
-            return type(op) in _ARITHMETIC and _is_arithmetic(left, space) and _is_arithmetic(right, space)
+            return isinstance(op, _ARITHMETIC) and _is_arithmetic(left, space) and _is_arithmetic(right, space)
         case ast.Name(id=name):
             known = {**space.constants, **{n: p.values[0] for n, p in space.parameters.items()}}
             return isinstance(known[name], (int, float))
@@ -152,16 +151,3 @@ def _is_arithmetic(node: ast.expr, space: ConfigSpace) -> bool:
             return isinstance(value, (int, float))
         case _:
             return False
-
-
-def _evaluate(node: ast.expr, env: Mapping[str, Array]) -> Any:
-    match node:
-        case ast.BinOp(left=left, op=op, right=right):
-            with np.errstate(all="ignore"):
-                return _ARITHMETIC[type(op)](_evaluate(left, env), _evaluate(right, env))
-        case ast.Name(id=name):
-            return env[name]
-        case ast.Constant(value=value):
-            return value
-        case _:
-            raise AssertionError(f"unchecked node {type(node).__name__}")

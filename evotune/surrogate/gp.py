@@ -6,7 +6,7 @@ Learning*, 2006 (R&W). Targets are expected to be standardised, features to lie 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -48,6 +48,10 @@ def rbf(q: Array) -> tuple[Array, Array]:
     """Squared exponential kernel, R&W eq. 4.9."""
     k = np.exp(-0.5 * q)
     return k, -0.5 * k
+
+
+PROFILES: Mapping[str, Profile] = {"matern52": matern52, "matern32": matern32, "rbf": rbf}
+"""By the names of ``search.kernel``."""
 
 
 def squared_distances(a: Array, b: Array, lengths: Array) -> Array:

@@ -166,3 +166,18 @@ def test_another_scale_of_losses_does_not_change_what_was_seen():
     portfolio.restate([Feedback(f.number, f.candidate, math.log(f.loss), 1e-4) for f in told])
     after = portfolio.ask(())
     assert SPACE.key(after.config) not in {SPACE.key(f.config) for f in told}
+
+
+@pytest.mark.parametrize(
+    "setting", [{"search.screen": False}, {"search.kernel": "rbf"}, {"search.start_points": 3}]
+)
+def test_every_setting_of_the_search_changes_what_is_proposed(setting):
+    def trace(settings) -> list:
+        portfolio = searcher(SPACE, load(None, {"run.seed": 1, **settings}, {}))
+        out = []
+        for number in range(60):
+            out.append(portfolio.ask(()))
+            portfolio.tell([Feedback(number, out[-1], math.log(latency_ms(out[-1].config)), 1e-4)])
+        return [SPACE.key(c.config) for c in out]
+
+    assert trace(setting) != trace({})
