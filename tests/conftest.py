@@ -7,6 +7,7 @@ import ipaddress
 import os
 import random
 import shutil
+import signal
 import socket
 from collections.abc import Iterator
 
@@ -23,6 +24,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _ctrl_c_means_ctrl_c() -> Iterator[None]:
+    """A shell starts background jobs with SIGINT ignored, and they and their children inherit that."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def _no_torch() -> str | None:
