@@ -1,7 +1,9 @@
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -218,11 +220,26 @@ def test_no_compiler_ends_with_2_and_says_how_to_get_one(tmp_path):
     assert "evotune[cc]" in done.stderr
 
 
+def finished_trials(journal: Path) -> int:
+    """As another process sees them; 0 while there is no journal."""
+    if not journal.exists():
+        return 0
+    with contextlib.closing(sqlite3.connect(f"file:{journal}?mode=ro", uri=True)) as db:
+        try:
+            return db.execute("SELECT COUNT(*) FROM trial WHERE done_order IS NOT NULL").fetchone()[0]
+        except sqlite3.OperationalError:  # it is just being made
+            return 0
+
+
 @needs_compiler
 def test_ctrl_c_ends_with_130_reports_what_was_found_and_the_same_command_resumes(tmp_path):
     command = [sys.executable, "-m", "evotune", "run", "kernels/matmul.py", "--shape", "small", "--json"]
-    process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    time.sleep(4)
+    endless = [*command, "--max-evaluations", "5000"]
+    process = subprocess.Popen(endless, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline_s = time.monotonic() + 60
+    while finished_trials(tmp_path / ".evotune" / "journal.db") < 5:
+        assert time.monotonic() < deadline_s
+        time.sleep(0.05)
     process.send_signal(signal.SIGINT)
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, err
