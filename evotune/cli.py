@@ -6,6 +6,7 @@ Exit codes: 0 found, 1 nothing valid found, 2 wrong use or configuration, 3 devi
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -115,7 +116,8 @@ def run(
     from evotune.session import tune
     from evotune.terminal import Terminal
 
-    with Terminal(verbose=verbose, quiet=quiet) as terminal:
+    # A kernel file may print; stdout is for the result alone.
+    with Terminal(verbose=verbose, quiet=quiet) as terminal, contextlib.redirect_stdout(sys.stderr):
         _log_to(terminal)
         result = tune(kernel, settings, observer=terminal, fresh=fresh)
     _report(result, as_json=as_json)
@@ -297,7 +299,7 @@ def main() -> None:
     except ProviderError as error:
         _fail(str(error), WRONG_USE)
     except (KeyboardInterrupt, typer.Abort):
-        _fail("interrupted before anything was measured", INTERRUPTED)
+        _fail("interrupted; the same command goes on from here", INTERRUPTED)
     except Exception as error:
         # Click's errors of wrong usage know how to show themselves; anything else is a bug.
         show = getattr(error, "show", None)
@@ -305,6 +307,8 @@ def main() -> None:
             raise
         show()
         sys.exit(WRONG_USE)
+    if code == INTERRUPTED:
+        sys.stderr.write("interrupted; the same command goes on from here\n")
     # Without its standalone mode, typer returns the code of a typer.Exit.
     sys.exit(code if isinstance(code, int) else FOUND)
 

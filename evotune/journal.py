@@ -147,6 +147,12 @@ class Journal:
         Raises:
             UsageError: Another living process is working on that run.
         """
+        try:
+            return self._open_run(kernel, source_hash, description, fresh=fresh)
+        except sqlite3.Error as error:
+            raise UsageError(_unusable(self.path, error)) from None
+
+    def _open_run(self, kernel: str, source_hash: str, description: Mapping[str, Any], *, fresh: bool) -> Run:
         text = json.dumps(description, sort_keys=True)
         key = sha256(f"{kernel}\n{source_hash}\n{text}".encode()).hexdigest()
         row = None

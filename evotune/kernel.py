@@ -138,7 +138,30 @@ def load_kernel(path: Path) -> LoadedKernel:
         raise UsageError(
             f"{path} lacks {missing}; a kernel file defines {list(REQUIRED)} (see docs of evotune.kernel)"
         )
+    if problems := _problems(module):
+        raise UsageError(f"{path}: " + "; ".join(problems))
     return LoadedKernel(path, source, cast(Kernel, module))
+
+
+def _problems(module: Any) -> list[str]:
+    """What is wrong with the values of the names that a kernel file defines."""
+    out = [] if isinstance(module.name, str) else [f"name is {module.name!r}, not a string"]
+    for name, kind in {"shapes": Mapping, "backends": Backend, "tolerance": Tolerance}.items():
+        table: Any = getattr(module, name)
+        if not isinstance(table, Mapping) or not table:
+            out.append(f"{name} is {table!r}, not a dictionary with an entry")
+            continue
+        entries = cast(Mapping[Any, Any], table)
+        out += [
+            f"{name}[{k!r}] is {v!r}, not a {kind.__name__}" for k, v in entries.items() if not isinstance(v, kind)
+        ]
+    if not out:
+        shapes = cast(Mapping[str, Any], module.shapes)
+        out += [f"shapes[{k!r}] has no 'dtype'" for k, v in shapes.items() if "dtype" not in v]
+    for name in ("inputs", "reference", "flops", "bytes_moved"):
+        if not callable(getattr(module, name)):
+            out.append(f"{name} is not a function")
+    return out
 
 
 def _import(path: Path) -> ModuleType:
@@ -150,7 +173,7 @@ def _import(path: Path) -> ModuleType:
     sys.modules[name] = module  # dataclasses in the file look their module up
     try:
         spec.loader.exec_module(module)
-    except Exception as error:  # the user's file may raise anything
+    except (Exception, SystemExit) as error:  # the user's file may raise anything
         sys.modules.pop(name, None)
         at = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
         raise UsageError(f"{path} does not import: {type(error).__name__}: {error}{at}") from error

@@ -91,9 +91,9 @@ class OpenEvolveTuner:
         if not callable(objective):
             raise UsageError(f"objective {objective!r} cannot be called; give a function of a configuration")
         for name, value in {"max_evaluations": max_evaluations, "population_size": population_size}.items():
-            if value < 1:
-                raise UsageError(f"{name} = {value!r} must be at least 1")
-        if not 0.0 <= temperature <= 1.0:
+            if type(value) is not int or value < 1:
+                raise UsageError(f"{name} = {value!r} must be a whole number, 1 at least")
+        if type(temperature) not in (int, float) or not 0.0 <= temperature <= 1.0:
             raise UsageError(f"temperature = {temperature!r} is outside [0, 1]")
         self.config_space = _space_of(config_space, constraints)
         self.objective = objective
@@ -197,7 +197,9 @@ class OpenEvolveTuner:
         text = json.dumps(described)
         journal = stack.enter_context(Journal(self._journal))
         return journal.open_run(
-            "objective", sha256(text.encode()).hexdigest()[:16], {"seed": self._settings.run.seed}
+            "objective",
+            sha256(text.encode()).hexdigest()[:16],
+            {"seed": self._settings.run.seed, "objective": _identity(self.objective)},
         )
 
     def _open_search(self, run: Run | None, stack: ExitStack) -> Portfolio:
@@ -229,6 +231,19 @@ class OpenEvolveTuner:
         return ConfigSpace(space.parameters, texts, constants=space.constants, default=config)
 
 
+def _identity(objective: Objective) -> str:
+    """Changes with the name and the code of a function; what it refers to is not looked at."""
+    code = getattr(objective, "__code__", None)
+    parts = [getattr(objective, "__qualname__", type(objective).__qualname__)]
+    if code is not None:
+        parts += [
+            code.co_code.hex(),
+            repr(code.co_names),
+            *(repr(c) for c in code.co_consts if isinstance(c, Value)),
+        ]
+    return sha256("\n".join(parts).encode()).hexdigest()[:16]
+
+
 def _recorded(trial: Trial, score: float | None, failure: str | None) -> Trial:
     """A trial as the journal keeps it: a score is a fact, not a time."""
     if score is not None:
@@ -238,6 +253,8 @@ def _recorded(trial: Trial, score: float | None, failure: str | None) -> Trial:
 
 
 def _space_of(given: Any, constraints: Iterable[str]) -> ConfigSpace:
+    if isinstance(constraints, str):
+        raise UsageError(f"constraints is the string {constraints!r}; give a list of them")
     texts = list(constraints)
     if isinstance(given, ConfigSpace):
         if texts:
@@ -262,8 +279,11 @@ def _score_of(objective: Objective, config: dict[str, Value]) -> tuple[float | N
         return None, f"{type(error).__name__}: {error}"
     # Not only float: scores come as numpy scalars and as tensors of one element.
     if isinstance(score, bool) or not isinstance(score, SupportsFloat):
-        return None, f"the objective returned {score!r}, not a number"
-    value = float(score)
+        return None, f"the objective returned a {type(score).__name__}, not a number"
+    try:
+        value = float(score)
+    except Exception as error:  # the caller's type may raise anything
+        return None, f"the objective's {type(score).__name__} is not a number: {type(error).__name__}: {error}"
     if value == 0.0 or math.isnan(value) or math.isinf(value):
         return None, f"the objective returned {value}"
     return value, None

@@ -14,7 +14,7 @@ from typing import Any
 
 from evotune.errors import Rejected, UsageError
 from evotune.evaluator import Evaluator
-from evotune.replay import COMPILE_FAILED, OK, RUN_FAILED, Row, save_recording
+from evotune.replay import COMPILE_FAILED, META, OK, RUN_FAILED, Row, save_recording
 from evotune.space import ConfigSpace
 from evotune.trial import Fidelity, Static
 
@@ -58,6 +58,8 @@ def record(
     Raises:
         UsageError: The folder cannot be written, or the space is too large and ``samples`` is None.
     """
+    if (folder / META).exists():
+        raise UsageError(f"{folder} holds a recording already; give another folder, or remove it first")
     keys = _chosen(space, samples, seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)

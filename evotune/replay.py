@@ -103,6 +103,8 @@ def load_recording(folder: Path) -> Recording:
         if isinstance(error, UsageError):
             raise UsageError(f"{folder}: {error}") from None
         raise UsageError(f"{folder} cannot be read as a recorded space: {type(error).__name__}: {error}") from None
+    if len(rows) < int(meta.get("n", 0)):
+        raise UsageError(f"{folder}: the table has {len(rows)} rows, {META} speaks of {meta['n']}; it is cut short")
     return Recording(folder, meta, space, rows)
 
 

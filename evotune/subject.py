@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from evotune import content, recipe
 from evotune.errors import DeviceError, UsageError
@@ -54,9 +55,18 @@ def _kernel(path: Path, settings: Settings) -> Subject:
     chosen = choose_target(settings.run.target, kernel)
     plan = recipe.load(chosen.name)
     problem = kernel.problem(settings.run.shape, plan.backend)
-    space = kernel.backend(plan.backend).space(problem)
+    try:
+        space: Any = kernel.backend(plan.backend).space(problem)
+        roofline = _roofline(kernel, problem, plan)
+    except UsageError:
+        raise
+    except Exception as error:  # the user's functions may raise anything
+        raise UsageError(
+            f"{path}: its space, flops or bytes_moved raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(space, ConfigSpace):
+        raise UsageError(f"{path}: space() gave {space!r}; it must return a ConfigSpace")
     _ = space.default  # a space without a legal configuration is refused before anything is built
-    roofline = _roofline(kernel, problem, plan)
     story = Story(kernel.name, kernel.source, problem, roofline=roofline)
     return Subject(
         kernel.name,

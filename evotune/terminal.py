@@ -133,6 +133,8 @@ def print_result(result: Result, console: Console) -> None:
         console.print(f"speed-up {result.speedup:.3f}x, 95 % interval [{low:.3f}, {high:.3f}]: {word}")
     console.print(f"evaluations {result.evaluations} ({_counts(result.proposals)})")
     console.print(f"failures {_counts(result.failures) or 'none'}")
+    for reason, count in result.reasons:
+        console.print(Text(f"  {count} x {_short(reason, 300)}"))
     if calls := result.llm.get("calls"):
         usd = result.llm.get("usd")
         cost = "cost unknown" if usd is None else f"${usd:.4f}"

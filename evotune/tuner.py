@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -316,7 +317,6 @@ class Tuner:
                 speedup, interval = ratio_ci95(default_measured, best_measured)
         failures = Counter(t.failure.failed_stage or "" for t in self.trials if t.failure)
         failures.update(r.stage for r in self._run.rejections())
-        reasons = Counter(f"{t.failure.failed_stage}: {t.failure.reason}" for t in self.trials if t.failure)
         return Result(
             run_id=self._run.id,
             kernel=self._names["kernel"],
@@ -337,7 +337,7 @@ class Tuner:
             stopped=stopped,
             seconds=round(self.seconds, 3),
             journal=str(self._run.journal.path),
-            reasons=tuple(reasons.most_common(3)),
+            reasons=commonest_reasons(self.trials),
         )
 
     def _recorded_result(self) -> Result | None:
@@ -348,6 +348,20 @@ class Tuner:
             return None
         self._run.release()
         return Result.from_json(recorded)
+
+
+def commonest_reasons(trials: Sequence[Trial], n: int = 3) -> tuple[tuple[str, int], ...]:
+    """The ``n`` commonest reasons of failure, each as it was first given, with how often; reasons that
+    differ only in their numbers are one."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for trial in trials:
+        if trial.failure is not None:
+            text = f"{trial.failure.failed_stage}: {trial.failure.reason}"
+            kind = re.sub(r"[0-9.]+(e[+-]?[0-9]+)?", "#", text)
+            first.setdefault(kind, text)
+            counts[kind] += 1
+    return tuple((first[kind], count) for kind, count in counts.most_common(n))
 
 
 def feedback_of(trial: Trial) -> Feedback:

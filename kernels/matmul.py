@@ -8,7 +8,8 @@ On the GPU: one program per output tile, programs grouped so that neighbours sha
 """
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportAssignmentType=false
 # (Triton is optional, and its kernels are a language of their own, without Python's types and names.)
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ shape of the sum, because a compiler may not reorder additions unless it is told
 """
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportAssignmentType=false
 # (Triton is optional, and its kernels are a language of their own, without Python's types and names.)
 from __future__ import annotations
 

@@ -5,7 +5,8 @@ they are asked for. On the GPU: how much one program and one thread take.
 """
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# pyright: reportUnknownParameterType=false, reportMissingParameterType=false
+# pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportGeneralTypeIssues=false
+# pyright: reportArgumentType=false, reportAssignmentType=false
 # (Triton is optional, and its kernels are a language of their own, without Python's types and names.)
 from __future__ import annotations
 

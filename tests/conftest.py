@@ -10,10 +10,24 @@ import shutil
 import signal
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 
+TESTS = Path(__file__).parent
+# Real compilers, servers and processes: left out of `scripts/test quick`.
+SLOW = (
+    "compare/",
+    "cpu/test_cpu_evaluator",
+    "gpu/",
+    "llm/test_faults",
+    "program/test_corpus",
+    "program/test_jail",
+    "program/test_sandbox",
+    "test_cli",
+    "test_process",
+)
 LOCAL = {"localhost", "", None}
 
 
@@ -21,6 +35,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Skip what this machine cannot run, and say why."""
     reasons = {"torch": _no_torch(), "gpu": _no_gpu()}
     for item in items:
+        if item.path.relative_to(TESTS).as_posix().startswith(SLOW):
+            item.add_marker(pytest.mark.slow)
         for marker, reason in reasons.items():
             if reason and item.get_closest_marker(marker):
                 item.add_marker(pytest.mark.skip(reason=reason))

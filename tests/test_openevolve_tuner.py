@@ -50,7 +50,9 @@ def test_a_second_tune_evaluates_nothing_more():
     assert len(calls) == 12
 
 
-@pytest.mark.parametrize("bad", [0.0, -math.inf, math.inf, math.nan, None, "fast", True, ValueError("boom")])
+@pytest.mark.parametrize(
+    "bad", [0.0, -math.inf, math.inf, math.nan, None, "fast", True, 10**400, np.ones(3), ValueError("boom")]
+)
 def test_a_failed_configuration_counts_stands_in_the_history_and_is_never_best(bad):
     def objective(config):
         if config["num_warps"] == 4:
@@ -101,6 +103,9 @@ def test_when_everything_fails_the_commonest_failure_is_named():
         (SPACE, {"temperature": -0.1}),
         (SPACE, {"max_evaluations": 0}),
         (SPACE, {"population_size": 0}),
+        (SPACE, {"max_evaluations": 2.5}),
+        (SPACE, {"temperature": "hot"}),
+        (SPACE, {"constraints": "stages > 1"}),
         (SPACE, {"provider": "nobody"}),
         (SPACE, {"on_llm_error": "shrug"}),
         (SPACE, {"objective": 3}),
@@ -161,6 +166,9 @@ def test_a_journal_carries_scores_and_failures_into_the_next_process(tmp_path):
         return score(config) if config["stages"] > 1 else None
 
     tuner(objective, n=10, journal=tmp_path / "j.db").tune()
+    other = tuner(lambda c: -score(c), n=4, journal=tmp_path / "j.db")
+    other.tune()
+    assert [s for _, s in other.history] == [-score(c) for c, _ in other.history]
     again = tuner(objective, n=16, journal=tmp_path / "j.db")
     again.tune()
     assert len(calls) == 16

@@ -56,6 +56,10 @@ def test_a_legal_configuration_that_was_not_recorded_is_rejected(tmp_path):
     table = tmp_path / "toy" / "space.csv.gz"
     lines = gzip.decompress(table.read_bytes()).splitlines(keepends=True)
     table.write_bytes(gzip.compress(b"".join(lines[:-1])))
+    with pytest.raises(UsageError, match="cut short"):
+        load_recording(tmp_path / "toy")
+    path = tmp_path / "toy" / "meta.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "n": len(lines) - 2}))
     evaluator = ReplayEvaluator(load_recording(tmp_path / "toy"))
     with pytest.raises(Rejected, match="not recorded"):
         evaluator.compile(SPACE.config(SPACE.cardinality - 1))

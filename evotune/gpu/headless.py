@@ -65,7 +65,7 @@ class HeadlessDriver:
         return self._target
 
     def get_current_device(self) -> int:
-        return self._target.arch  # Triton keeps what it has compiled by device
+        return self._target.arch  # Triton keeps what it has compiled by device  # pyright: ignore[reportReturnType]
 
     def get_current_stream(self, device: object = None) -> int:
         return 0
@@ -140,7 +140,7 @@ def run_headless(
     tensors = [torch.empty(tuple(shape), dtype=getattr(torch, dtype), device="meta") for shape, dtype in arguments]
     headless = _driver(arch)
     headless.launches.clear()
-    driver.set_active(headless)
+    driver.set_active(headless)  # pyright: ignore[reportArgumentType]
     try:
         launch(*tensors)
     except (OSError, MemoryError):  # the machine's fault, perhaps not there next time
