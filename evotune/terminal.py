@@ -143,7 +143,9 @@ def print_result(result: Result, console: Console) -> None:
     console.print(
         f"stopped by {result.stopped} after {result.seconds:.1f} s; run {result.run_id} in {result.journal}"
     )
-    if result.best:
+    if result.best is None:
+        console.print("no valid configuration was found")
+    else:
         console.print("\nconfig to paste:", style="bold")
         console.print(Text(repr(dict(best["config"]))))
 

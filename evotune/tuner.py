@@ -358,7 +358,7 @@ def commonest_reasons(trials: Sequence[Trial], n: int = 3) -> tuple[tuple[str, i
     for trial in trials:
         if trial.failure is not None:
             text = f"{trial.failure.failed_stage}: {trial.failure.reason}"
-            kind = re.sub(r"[0-9.]+(e[+-]?[0-9]+)?", "#", text)
+            kind = re.sub(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", "#", text)
             first.setdefault(kind, text)
             counts[kind] += 1
     return tuple((first[kind], count) for kind, count in counts.most_common(n))
