@@ -7,7 +7,7 @@ import re
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Protocol
 
 from evotune.engine import Engine, Job, Outcome
@@ -347,7 +347,7 @@ class Tuner:
         if recorded["evaluations"] < self.budget.max_evaluations and recorded["stopped"] != "exhausted":
             return None
         self._run.release()
-        return Result.from_json(recorded)
+        return replace(Result.from_json(recorded), reasons=commonest_reasons(self.trials))
 
 
 def commonest_reasons(trials: Sequence[Trial], n: int = 3) -> tuple[tuple[str, int], ...]:
