@@ -8,7 +8,7 @@ them spend a budget of evaluations on the same terms.
 from collections.abc import Mapping
 
 from evotune.baselines.annealing import SimulatedAnnealing
-from evotune.baselines.base import Baseline, Searcher
+from evotune.baselines.base import Baseline
 from evotune.baselines.differential import DifferentialEvolution
 from evotune.baselines.genetic import GeneticAlgorithm
 from evotune.baselines.pattern import PatternSearch
@@ -30,6 +30,5 @@ __all__ = [
     "GeneticAlgorithm",
     "PatternSearch",
     "RandomSearch",
-    "Searcher",
     "SimulatedAnnealing",
 ]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from random import Random
-from typing import Protocol
 
 import numpy as np
 
@@ -22,18 +21,6 @@ Move = tuple[Key, Origin, int | None]
 # Draws before a place is taken to hold nothing new. Of Hamming neighbours, 5 % legal and unseen are
 # then missed once in 170 times.
 TRIES = 100
-
-
-class Searcher(Protocol):
-    """Anything that can spend a budget of evaluations on a space."""
-
-    def ask(self, pending: Sequence[Config]) -> Candidate | None:
-        """The next candidate to evaluate while ``pending`` are in flight, or None if none is left."""
-        ...
-
-    def tell(self, feedback: Sequence[Feedback]) -> None:
-        """Learn from trials, in the order in which they ended."""
-        ...
 
 
 class Baseline(ABC):

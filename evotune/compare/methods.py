@@ -7,10 +7,11 @@ from functools import partial
 from importlib import import_module
 from typing import cast
 
-from evotune.baselines import BASELINES, Searcher, SimulatedAnnealing
+from evotune.baselines import BASELINES, SimulatedAnnealing
 from evotune.compare.peers import PEERS
 from evotune.compare.runs import Factory
 from evotune.errors import UsageError, nearest
+from evotune.proposers import Searcher
 from evotune.replay import Recording
 
 OWN = ("evotune",)

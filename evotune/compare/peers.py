@@ -18,9 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from evotune.baselines import Baseline, Searcher
+from evotune.baselines import Baseline
 from evotune.baselines.base import TRIES, Key, Move
 from evotune.compare.runs import Factory
+from evotune.proposers import Searcher
 from evotune.proposers.base import Feedback
 from evotune.replay import Recording
 from evotune.space import ConfigSpace

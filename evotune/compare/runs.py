@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from evotune import content
-from evotune.baselines import Searcher
 from evotune.compare import synthetic
 from evotune.engine import InlineEngine, Job
+from evotune.proposers import Searcher
 from evotune.replay import Recording, ReplayEvaluator, load_recording
 from evotune.space import Config
 from evotune.trial import Trial

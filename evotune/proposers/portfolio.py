@@ -91,10 +91,6 @@ class Portfolio:
         """Whether every legal configuration has been proposed."""
         return len(self._seen) >= self._space.cardinality
 
-    def shares(self) -> dict[Origin, float]:
-        """Each origin's share of the coming turns."""
-        return self._bandit.shares()
-
     def ask(self, pending: Sequence[Config]) -> Candidate | None:
         """The next candidate to evaluate, or None if there is nothing left.
 
