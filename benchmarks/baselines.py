@@ -15,15 +15,16 @@ from pathlib import Path
 
 from evotune import content
 from evotune.baselines import BASELINES
-from evotune.compare import Progress, compare, format_table, score, write_page, write_plot
+from evotune.compare import Comparison, Progress, compare, format_table, score, write_page, write_plot
 from evotune.compare.peers import PEERS
 
 NOTE = """\
 # Baselines and peers on recorded spaces
 
-{budget} evaluations a run, {seeds} seeds, {spaces} recorded spaces. Replayed: latencies were measured on the
+{budget} evaluations a run, {spaces} recorded spaces. Replayed: latencies were measured on the
 devices of the recordings, not here; CPU times of the searches were, on {cores} cores with {versions}.
 Every method measures the default of the space first, and proposes no illegal configuration and none twice.
+Helion's searches are Helion's own at full effort, which end themselves, often before the budget is spent.
 
     {command}
 
@@ -53,33 +54,36 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     a = parser.parse_args()
     found = compare(a.spaces, a.methods, range(a.seeds), a.budget, out=a.json, on_progress=_show)
-    rows = score(found.runs, found.recordings, found.budget)
-    names = [r.name for r in found.recordings]
-    head = ["", *(r.method for r in rows)]
-    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * len(rows)]
-    lines += [f"| {n} | " + " | ".join(f"{r.per_space[n]:.3f}" for r in rows) + " |" for n in names]
-    table = "\n".join("    " + line for line in format_table(rows).splitlines())
-    text = NOTE.format(
-        budget=a.budget,
-        seeds=a.seeds,
-        spaces=len(names),
-        cores=os.cpu_count(),
-        versions=", ".join([f"Python {platform.python_version()}", *_versions()]),
-        command=shlex.join(["python", *sys.argv]),
-        table=table,
-        per_space="\n".join(lines),
-        skipped="".join(f"\nSkipped: {m}, {why}.\n" for m, why in found.skipped.items()),
-    )
+    text = describe(found, shlex.join(["python", *sys.argv]))
     a.out.write_text(text, encoding="utf-8")
     if a.report:
-        write_page(found, rows, a.report)
+        write_page(found, score(found.runs, found.recordings, found.budget), a.report)
     if a.plot:
         write_plot(found, a.plot)
     print(text)
 
 
+def describe(found: Comparison, command: str) -> str:
+    """The results as Markdown."""
+    rows = score(found.runs, found.recordings, found.budget)
+    names = [r.name for r in found.recordings]
+    head = ["", *(r.method for r in rows)]
+    lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * len(rows)]
+    lines += [f"| {n} | " + " | ".join(f"{r.per_space[n]:.3f}" for r in rows) + " |" for n in names]
+    return NOTE.format(
+        budget=found.budget,
+        spaces=len(names),
+        cores=os.cpu_count(),
+        versions=", ".join([f"Python {platform.python_version()}", *_versions()]),
+        command=command,
+        table="\n".join("    " + line for line in format_table(rows).splitlines()),
+        per_space="\n".join(lines),
+        skipped="".join(f"\nSkipped: {m}, {why}.\n" for m, why in found.skipped.items()),
+    )
+
+
 def _versions() -> list[str]:
-    known = ("numpy", "optuna", "cmaes", "kernel-tuner", "torch")
+    known = ("numpy", "optuna", "cmaes", "kernel-tuner", "helion", "torch")
     found = {d.metadata["Name"].replace("_", "-"): d.version for d in distributions()}
     return [f"{name} {found[name]}" for name in known if name in found]
 

@@ -1,9 +1,11 @@
 """Searches of other packages behind ``ask`` and ``tell``, each with its own defaults.
 
+Where a package leaves open how a parameter is shown to a search, the better of the ways measured is used.
+
 They get what every method gets: illegal proposals are free of charge, a repeated one is answered
 with what is known already, and the space's default is measured first. A peer that brings nothing
 new in :data:`~evotune.baselines.base.TRIES` proposals (a Gaussian process: 3) is helped on by a random
-configuration.
+configuration. Helion's searches are not: they end when they end themselves.
 """
 
 from __future__ import annotations
@@ -21,6 +23,7 @@ import numpy as np
 from evotune.baselines import Baseline
 from evotune.baselines.base import TRIES, Key, Move
 from evotune.compare.runs import Factory
+from evotune.helion import ALGORITHMS, HelionAlgorithm, HelionSearch
 from evotune.proposers import Searcher
 from evotune.proposers.base import Feedback
 from evotune.replay import Recording
@@ -43,11 +46,11 @@ class Peer:
 class OptunaSearch(Baseline):
     """An Optuna sampler, by the name of its class, behind ``ask`` and ``tell``.
 
-    Ordered parameters are integers, others categorical. That a proposal is illegal is told as a
-    violated constraint, which the samplers model; a failed trial is told as failed.
+    Ordered parameters are integers (``in_steps``) or, like all others, categorical. That a proposal is
+    illegal is told as a violated constraint, which the samplers model; a failed trial is told as failed.
     """
 
-    def __init__(self, space: ConfigSpace, seed: int, sampler: str, *, tries: int = TRIES) -> None:
+    def __init__(self, space: ConfigSpace, seed: int, sampler: str, *, in_steps: bool, tries: int = TRIES) -> None:
         super().__init__(space, seed)
         self._tries = tries
         optuna: Any = import_module("optuna")
@@ -57,7 +60,7 @@ class OptunaSearch(Baseline):
         self._study: Any = optuna.create_study(sampler=make_sampler(seed=seed))
         self._distributions: dict[str, Any] = {
             name: optuna.distributions.IntDistribution(0, len(p.values) - 1)
-            if p.ordered
+            if p.ordered and in_steps
             else optuna.distributions.CategoricalDistribution(range(len(p.values)))
             for name, p in space.parameters.items()
         }
@@ -157,12 +160,13 @@ class CmaEs(Baseline):
 
 
 def _optuna_tpe(recording: Recording, seed: int, budget: int) -> Searcher:
-    return OptunaSearch(recording.space, seed, "TPESampler")
+    # Categorical throughout scores 0.52 on ten recordings at 200 evaluations, integers 0.21 (10 seeds).
+    return OptunaSearch(recording.space, seed, "TPESampler", in_steps=False)
 
 
 def _optuna_gp(recording: Recording, seed: int, budget: int) -> Searcher:
     # Its cost is cubic in all that it is told, and it repeats itself once it has found its optimum.
-    return OptunaSearch(recording.space, seed, "GPSampler", tries=3)
+    return OptunaSearch(recording.space, seed, "GPSampler", in_steps=True, tries=3)
 
 
 def _cma_es(recording: Recording, seed: int, budget: int) -> Searcher:
@@ -175,11 +179,16 @@ def _kernel_tuner(strategy: str, recording: Recording, seed: int, budget: int) -
     return KernelTunerSearch(recording.space, seed, strategy, budget)
 
 
+def _helion(algorithm: HelionAlgorithm, recording: Recording, seed: int, budget: int) -> Searcher:
+    return HelionSearch(recording.space, seed, algorithm)
+
+
 PEERS = {
     "optuna-tpe": Peer(_optuna_tpe, ("optuna",)),
     "optuna-gp": Peer(_optuna_gp, ("optuna", "torch")),
     "cma-es": Peer(_cma_es, ("cmaes",)),
     "kernel-tuner-annealing": Peer(partial(_kernel_tuner, "simulated_annealing"), ("kernel_tuner",)),
     "kernel-tuner-genetic": Peer(partial(_kernel_tuner, "genetic_algorithm"), ("kernel_tuner",)),
+    **{f"helion-{name}": Peer(partial(_helion, algorithm), ("helion",)) for name, algorithm in ALGORITHMS.items()},
 }
 """By the names of ``--method``."""

@@ -13,6 +13,8 @@ from evotune.replay import Recording, Row
 from evotune.space import ConfigSpace
 
 EVERY = pytest.mark.parametrize("name", PEERS)
+# Helion's searches end themselves, and open with 100 random configurations.
+HELION = [name for name in PEERS if name.startswith("helion-")]
 
 # A tenth of all combinations is legal, one parameter has no order and one no choice.
 SPACE = ConfigSpace.from_dict(
@@ -61,20 +63,22 @@ def test_proposals_are_legal_new_and_start_at_the_default_until_there_are_none(n
     found = play(make(name, SPACE, 0), 1000, slots=slots)
     assert found[0] == SPACE.default
     assert not any(SPACE.violations(c) for c in found)
-    assert len({SPACE.key(c) for c in found}) == len(found) == SPACE.cardinality
+    assert len({SPACE.key(c) for c in found}) == len(found)
+    assert len(found) == SPACE.cardinality or name in HELION
 
 
 @EVERY
 def test_the_seed_decides_what_is_proposed(name):
-    one, same, other = (play(make(name, SPACE, seed), 12) for seed in (1, 1, 2))
+    one, same, other = (play(make(name, SPACE, seed), 8) for seed in (1, 1, 2))
     assert one == same
     assert one != other
 
 
 @EVERY
 def test_failures_do_not_stop_a_peer(name):
-    assert len(play(make(name, SPACE, 0), 20, loss=lambda c: log_sum(c) if c["layout"] == "z" else None)) == 20
-    assert len(play(make(name, SPACE, 0), 20, loss=lambda _: None)) == 20
+    n = 8 if name in HELION else 20
+    assert len(play(make(name, SPACE, 0), n, loss=lambda c: log_sum(c) if c["layout"] == "z" else None)) == n
+    assert len(play(make(name, SPACE, 0), n, loss=lambda _: None)) == n
 
 
 @EVERY
@@ -84,15 +88,17 @@ def test_the_global_generators_are_put_back(name):
     assert (random.getstate(), np.random.get_state()[1].tolist()) == before
 
 
-@EVERY
+@pytest.mark.parametrize("name", [name for name in PEERS if name != "helion-random"])
 def test_a_peer_that_is_told_losses_finds_more_than_one_that_is_not(name):
     space = ConfigSpace.from_dict({p: range(10) for p in "abcd"}, default=dict.fromkeys("abcd", 0))
 
     def bowl(config):
         return sum((config[p] - 6) ** 2 for p in "abcd")
 
+    n = 180 if name in HELION else 100
+
     def mean_best(told):
-        found = [play(make(name, space, seed, 100), 100, loss=told) for seed in range(3)]
+        found = [play(make(name, space, seed, n), n, loss=told) for seed in range(3)]
         return np.mean([min(bowl(c) for c in configs) for configs in found])
 
     assert mean_best(bowl) < mean_best(lambda _: 1.0)
