@@ -112,12 +112,15 @@ class ConfigSpace:
     def violations(self, config: Mapping[str, object]) -> list[str]:
         """Everything that is wrong with a configuration, in words for a person or a model."""
         out = [f"unknown parameter {n!r}{nearest(n, self.names)}" for n in config if n not in self.parameters]
+        key: list[int] = []
         for name, parameter in self.parameters.items():
             if name not in config:
                 out.append(f"parameter {name!r} is missing")
-            elif parameter.index(config[name]) is None:
+            elif (position := parameter.index(config[name])) is None:
                 out.append(f"{name} = {config[name]!r} is not one of {list(parameter.values)}")
-        if not out:
+            else:
+                key.append(position)
+        if not out and not self._is_listed(key):
             out = [f"constraint {c.text!r} does not hold" for c in self.constraints if not c.holds(config)]
         return out
 
@@ -272,6 +275,14 @@ class ConfigSpace:
         return out
 
     # -- inside -----------------------------------------------------------------------------
+
+    def _is_listed(self, key: Sequence[int]) -> bool:
+        """Whether value positions are known to be legal, without evaluating the constraints."""
+        if not self.is_enumerable:
+            return False
+        code = int(np.dot(key, self._radix))
+        row = int(np.searchsorted(self._codes, code))
+        return row < len(self._codes) and bool(self._codes[row] == code)
 
     @cached_property
     def _enumerated(self) -> Array | None:

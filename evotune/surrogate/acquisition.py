@@ -7,7 +7,7 @@ this scale the probability of running at all and the cost of finding out are ter
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -50,6 +50,14 @@ def log_optimistic_improvement(mean: Array, std: Array, best: float, *, beta: fl
     Orders like the bound itself (Srinivas et al. 2010), but is a utility: it can be weighed.
     """
     return np.log(np.logaddexp(0.0, best - (mean - beta * std)))
+
+
+ACQUISITIONS: Mapping[str, Acquisition] = {
+    "ei": log_expected_improvement,
+    "ucb": log_optimistic_improvement,
+    "pi": log_probability_of_improvement,
+}
+"""By the names of ``search.acquisition``."""
 
 
 def weigh(utility: Array, feasible: Array, cost_s: Array | None = None) -> Array:

@@ -14,16 +14,22 @@ import numpy as np
 
 from evotune.constraint import evaluate
 from evotune.space import Array, ConfigSpace, Parameter
+from evotune.surrogate.kernel import Levels
 
 Scale = Literal["log2", "declared"]
 Column = Callable[[Mapping[str, Array]], Array]
 
 # Two different values of an unordered parameter are sqrt(2) of this apart: as far as the ends of an ordered one.
 INDICATOR = 0.5**0.5
+# Levels of a feature that takes more values, such as a product: enough to tell them apart.
+MOST_LEVELS = 32
+# So many rows at once, or fewer, are asked for again and again: they are remembered.
+FEW = 8
 
 
 class Encoding:
-    """Turns rows of value positions into features, each scaled to [0, 1] over a reference.
+    """Turns rows of value positions into features, each scaled to [0, 1] over a reference, and these
+    into indicators of their levels.
 
     Ordered parameters become ``log2`` of their values, or their ``declared`` positions: the two
     disagree on what is near, and a search that listens to both is misled by neither. Unordered
@@ -56,6 +62,8 @@ class Encoding:
         self._low, self._span = low[vary], span[vary]
         is_indicator = np.array([isinstance(c, _Indicator) for c in self._columns], dtype=bool)
         self._weight = np.where(is_indicator, INDICATOR, 1.0)
+        self.levels = Levels([_levels_of(column) for column in np.transpose(self.features(reference))])
+        self._known: dict[bytes, Array] = {}
 
     @property
     def dimensions(self) -> int:
@@ -63,6 +71,16 @@ class Encoding:
         return len(self._columns)
 
     def __call__(self, keys: Array) -> Array:
+        """Rows of value positions (n, d) as indicators of the levels of their features, (n, u)."""
+        if len(keys) > FEW:
+            return self.levels.indicate(self.features(keys))
+        named = [(key.tobytes(), key) for key in keys.astype(np.int64)]
+        for name, key in named:
+            if name not in self._known:
+                self._known[name] = self.levels.indicate(self.features(key[None]))[0]
+        return np.array([self._known[name] for name, _ in named])
+
+    def features(self, keys: Array) -> Array:
         """Features of rows of value positions, (n, dimensions)."""
         return (self._raw(self._columns, keys) - self._low) / self._span * self._weight
 
@@ -83,6 +101,14 @@ class _Indicator:
 
     def __call__(self, env: Mapping[str, Array]) -> Array:
         return env[self._name] == self._position
+
+
+def _levels_of(column: Array) -> Array:
+    """The values of a feature, or so many steps that none is far from one."""
+    values: Array = np.unique(np.round(column, 9))
+    if len(values) <= MOST_LEVELS:
+        return values
+    return np.linspace(float(values[0]), float(values[-1]), MOST_LEVELS)
 
 
 def alignment(values: Array) -> Array:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
 from typing import cast
@@ -17,13 +17,14 @@ from evotune.space import Array, Config, ConfigSpace
 from evotune.surrogate.acquisition import Acquisition, log_expected_improvement
 from evotune.surrogate.explore import far_apart, wander
 from evotune.surrogate.features import Encoding
-from evotune.surrogate.gp import Prior, Profile, matern52
+from evotune.surrogate.kernel import Prior, Profile, matern52
 from evotune.surrogate.pool import Key, PoolSource
+from evotune.surrogate.source import Guide, Source
 from evotune.surrogate.view import Seen, View
 
-# Refits happen at 4, 6, 8, ... and then whenever this share has been added: 20 times in 200 trials.
+# Refits happen at 4, 6, 8, ... and then whenever this share has been added: 15 times in 200 trials.
 FIRST_FIT = 4
-REFIT_GROWTH = 1.15
+REFIT_GROWTH = 1.25
 # Configurations whose neighbors join a pool that is a sample.
 NEIGHBORHOODS = 5
 # The check of one-step-ahead predictions: how many are kept, and how many make a verdict.
@@ -37,12 +38,14 @@ ROWS_PER_POINT = 5
 
 @dataclass(frozen=True)
 class Observation:
-    """A trial: its configuration, its loss or None if it failed, that loss's variance, its fidelity."""
+    """A trial: its configuration, its loss or None if it failed, that loss's variance, its fidelity,
+    and the seconds it took or None if they are not known."""
 
     key: Key
     loss: float | None
     variance: float
     rank: int
+    cost_s: float | None
 
 
 class Surrogate:
@@ -61,6 +64,8 @@ class Surrogate:
         seed: Fixes all that is drawn.
         acquisition: What is to be gained from measuring.
         profile: The kernel as a function of distance.
+        is_cost_aware: Whether utility is per second of evaluation, where trials tell their cost.
+        source: What was measured elsewhere, believed as far as measurements agree with it.
     """
 
     def __init__(
@@ -70,9 +75,13 @@ class Surrogate:
         seed: int,
         acquisition: Acquisition = log_expected_improvement,
         profile: Profile = matern52,
+        is_cost_aware: bool = False,
+        source: Source | None = None,
     ) -> None:
         self._space, self._seed = space, seed
         self._acquisition, self._profile = acquisition, profile
+        self._is_cost_aware = is_cost_aware
+        self._source = source
         self._pools = PoolSource(space, seed)
         self._observations: list[Observation] = []
         self._seen_keys: set[Key] = set()
@@ -81,7 +90,15 @@ class Surrogate:
 
     # -- learning ---------------------------------------------------------------------------
 
-    def observe(self, config: Config, loss: float | None, *, fidelity_rank: int = 0, variance: float = 0.0) -> None:
+    def observe(
+        self,
+        config: Config,
+        loss: float | None,
+        *,
+        fidelity_rank: int = 0,
+        variance: float = 0.0,
+        cost_s: float | None = None,
+    ) -> None:
         """Take in one trial.
 
         Args:
@@ -90,6 +107,7 @@ class Surrogate:
                 None if the trial failed.
             fidelity_rank: Higher is more careful; the highest seen is what is predicted.
             variance: That of the loss, as far as the measurement could tell.
+            cost_s: Seconds that the trial took; None if that is not known.
 
         Raises:
             UsageError: The configuration or a number cannot be used.
@@ -98,7 +116,9 @@ class Surrogate:
             raise UsageError(
                 f"loss {loss!r} and variance {variance!r} must be finite, and the variance not negative"
             )
-        observation = Observation(self._space.key(config), loss, variance, fidelity_rank)
+        if cost_s is not None and not (math.isfinite(cost_s) and cost_s > 0):
+            raise UsageError(f"cost_s {cost_s!r} must be finite and positive, or None if it is not known")
+        observation = Observation(self._space.key(config), loss, variance, fidelity_rank, cost_s)
         if not self._observations or fidelity_rank > self._top:
             self._top = fidelity_rank
             self._forget()
@@ -110,7 +130,7 @@ class Surrogate:
         if [loss is None for loss in losses] != [o.loss is None for o in self._observations]:
             raise UsageError("restated losses must match the observations in number and in which failed")
         kept = zip(self._observations, losses, strict=True)
-        self._observations = [Observation(o.key, loss, o.variance, o.rank) for o, loss in kept]
+        self._observations = [replace(o, loss=loss) for o, loss in kept]
         self._forget()
 
     @property
@@ -123,7 +143,27 @@ class Surrogate:
         self._learn()
         return self._is_ready and self._has_skill
 
+    @property
+    def is_set_aside(self) -> bool:
+        """Whether there are predictions, but lately no better than the mean of what was known."""
+        self._learn()
+        return self._is_ready and not self._has_skill
+
+    @property
+    def agreement(self) -> float | None:
+        """Expected rank correlation, in [0, 1], of the source with what was measured; None without a
+        source, or before anything was."""
+        self._learn()
+        return None if self._source is None or not self._is_ready else self._views[0].agreement
+
     # -- asking -----------------------------------------------------------------------------
+
+    def favourites_elsewhere(self, n: int) -> list[Config]:
+        """Up to ``n`` of the source's best legal configurations, the best first, not all near it."""
+        if self._source is None:
+            return []
+        keys = np.array(self._source.favourites(n, self._encodings[0]))
+        return [self._space.from_key(key) for key in keys[self._space.holds(keys)]]
 
     def start(self, n: int, *, given: Sequence[Config] = ()) -> list[Config]:
         """``n`` configurations to begin with, far from each other and from those ``given``."""
@@ -132,8 +172,8 @@ class Surrogate:
         keys = pool.keys[rng.choice(len(pool), min(len(pool), ROWS_PER_POINT * n), replace=False)]
         encode = self._encodings[0]
         taken = [*self._seen_keys, *(self._space.key(c) for c in given)]
-        placed = encode(np.array(sorted(taken))) if taken else np.empty((0, encode.dimensions))
-        return [self._space.from_key(keys[i]) for i in far_apart(encode(keys), n, placed)]
+        placed = encode.features(np.array(sorted(taken))) if taken else np.empty((0, encode.dimensions))
+        return [self._space.from_key(keys[i]) for i in far_apart(encode.features(keys), n, placed)]
 
     def suggest(self, n: int, pending: Sequence[Config] = ()) -> list[Config]:
         """Up to ``n`` different configurations worth measuring, the best first; none of them was
@@ -142,19 +182,19 @@ class Surrogate:
         waiting = [self._space.key(c) for c in pending]
         if not self.is_trusted:
             return self._unguided(n, waiting)
-        view, best = self._view, self._best
-        taken = np.zeros(len(self._pool), dtype=bool)
+        view = self._view
+        taken = np.zeros(len(view.pool), dtype=bool)
         taken[self._rows({*self._seen_keys, *waiting})] = True
         if waiting:
             view = view.imagining(np.array(waiting))
         out: list[Config] = []
         while len(out) < n and not taken.all():
-            utility = np.where(taken, -np.inf, view.pool_utility(best, self._acquisition))
+            utility = np.where(taken, -np.inf, view.utility_of_pool())
             row = int(np.argmax(utility))
             taken[row] = True
-            out.append(self._space.from_key(self._pool.key(row)))
+            out.append(self._space.from_key(view.pool.key(row)))
             if len(out) < n:
-                view = view.imagining(self._pool.keys[row : row + 1])
+                view = view.imagining(view.pool.keys[row : row + 1])
         return out
 
     def score(self, configs: Sequence[Config]) -> Array:
@@ -163,7 +203,7 @@ class Surrogate:
         self._learn()
         if not self._is_ready or not configs:
             return np.zeros(len(configs))
-        return self._view.utility(self._keys(configs), self._best, self._acquisition)
+        return self._view.utility(self._keys(configs))
 
     @property
     def best_score(self) -> float:
@@ -171,7 +211,7 @@ class Surrogate:
         self._learn()
         if not self._is_ready:
             return 0.0
-        utility = self._view.pool_utility(self._best, self._acquisition)
+        utility = self._view.utility_of_pool()
         utility[self._rows(self._seen_keys)] = -np.inf
         return float(utility.max())
 
@@ -204,7 +244,7 @@ class Surrogate:
         """Begin learning from the first observation again."""
         self._views: list[View] = []
         self._learned = 0
-        self._next_fit = FIRST_FIT
+        self._next_fit = FIRST_FIT if self._source is None else 1
         self._errors: deque[tuple[float, float]] = deque(maxlen=CHECKED)
 
     def _learn(self) -> None:
@@ -225,15 +265,19 @@ class Surrogate:
     def _refit(self, seen: Seen) -> None:
         if not self._views:
             priors = [
-                Prior.of(self._encodings[0].dimensions),
+                Prior.additive(self._encodings[0].dimensions),
                 # Positions are a coarser measure than sizes: expect less of a change from one to the next.
-                Prior.of(self._encodings[1].dimensions, length=1.2, spread=0.7),
+                Prior.local(self._encodings[1].dimensions, length=1.2, spread=0.7),
             ]
-            self._views = [View(e, p, self._profile) for e, p in zip(self._encodings, priors, strict=True)]
+            self._views = [self._look(e, p) for e, p in zip(self._encodings, priors, strict=True)]
         order: list[int] = np.argsort(seen.loss, kind="stable")[:NEIGHBORHOODS].tolist()
-        self._pool = self._pools.draw(len(seen.loss), [self._observations[i].key for i in order])
+        pool = self._pools.draw(len(seen.loss), [self._observations[i].key for i in order])
         for view in self._views:
-            view.refit(self._pool, seen)
+            view.refit(pool, seen)
+
+    def _look(self, encoding: Encoding, prior: Prior) -> View:
+        guide = None if self._source is None else Guide(self._source, encoding, prior, self._profile)
+        return View(encoding, prior, self._profile, self._acquisition, guide)
 
     def _check(self, seen: Seen) -> None:
         """Compare the last loss with what was predicted, and with the mean of those before."""
@@ -260,22 +304,20 @@ class Surrogate:
         """The view whose turn it is."""
         return self._views[len(self._observations) % len(self._views)]
 
-    @property
-    def _best(self) -> float:
-        succeeded = [o.key for o in self._observations if o.loss is not None]
-        return self._view.best(np.array(succeeded))
-
     def _seen(self, n: int) -> Seen:
         first = self._observations[:n]
+        cost_s = [o.cost_s if self._is_cost_aware and o.cost_s is not None else math.nan for o in first]
         return Seen(
             keys=np.array([o.key for o in first]),
             loss=np.array([math.nan if o.loss is None else o.loss for o in first]),
             variance=np.array([o.variance for o in first]),
             below=np.array([float(self._top - o.rank) for o in first]),
+            cost_s=np.array(cost_s),
         )
 
     def _rows(self, keys: set[Key]) -> list[int]:
-        return [row for key in keys if (row := self._pool.row(key)) is not None]
+        pool = self._view.pool
+        return [row for key in keys if (row := pool.row(key)) is not None]
 
     def _keys(self, configs: Sequence[Config]) -> Array:
         return np.array([self._space.key(c) for c in configs])

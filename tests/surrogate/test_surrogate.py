@@ -192,9 +192,33 @@ def test_a_loss_without_structure_sets_the_model_aside_and_structure_does_not():
         for config in map(SPACE.config, rows):
             surrogate.observe(config, rng.gauss(0, 1) if kind == "noise" else loss(config))
             trusted.append(surrogate.is_trusted)
+            assert not (surrogate.is_trusted and surrogate.is_set_aside)
         assert len(surrogate.suggest(3)) == 3
     assert verdicts["bowl"][20:] == [True] * 40
     assert not all(verdicts["noise"][20:])
+
+
+def test_gain_per_second_prefers_what_is_cheap_and_unknown_costs_change_nothing():
+    def score(cost_s, is_cost_aware: bool):
+        surrogate = Surrogate(SPACE, seed=0, is_cost_aware=is_cost_aware)
+        for config in SPACE.sample(Random(4), 30):
+            surrogate.observe(config, loss(config), cost_s=cost_s(config))
+        return surrogate.score([SPACE.config(i) for i in range(SPACE.cardinality)])
+
+    def dear_layout(config) -> float:
+        return 20.0 if config["layout"] == "nn" else 1.0
+
+    plain = score(dear_layout, is_cost_aware=False)
+    np.testing.assert_array_equal(score(lambda _: None, is_cost_aware=True), plain)
+    change = score(dear_layout, is_cost_aware=True) - plain
+    is_dear = np.array([SPACE.config(i)["layout"] == "nn" for i in range(SPACE.cardinality)])
+    assert change[is_dear].max() < change[~is_dear].min() - 1.0
+
+
+@pytest.mark.parametrize("cost_s", [0.0, -1.0, math.nan, math.inf])
+def test_a_cost_that_cannot_be_is_refused(cost_s):
+    with pytest.raises(UsageError, match="cost_s"):
+        Surrogate(SPACE, seed=0).observe(SPACE.config(0), 1.0, cost_s=cost_s)
 
 
 def test_restating_losses_is_as_if_they_had_been_observed():
