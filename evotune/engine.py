@@ -21,11 +21,13 @@ from evotune.trial import Measurement, Static
 
 @dataclass(frozen=True)
 class Job:
-    """One configuration to evaluate; ``incumbent_ms`` is what it has to beat to be looked at closely."""
+    """One configuration to evaluate; ``incumbent_ms`` is what it has to beat to be looked at closely,
+    ``fidelity_rank`` the one fidelity to measure at, if it is not to climb."""
 
     number: int
     config: Config
     incumbent_ms: float | None
+    fidelity_rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -151,5 +153,5 @@ def _compile(evaluator: Evaluator, job: Job) -> Static | Measurement:
 def _run(evaluator: Evaluator, job: Job, compiled: Static | Measurement) -> Outcome:
     if isinstance(compiled, Measurement):
         return Outcome(job.number, None, (compiled,))
-    rungs: Sequence[Measurement] = climb(evaluator, job.config, job.incumbent_ms)
+    rungs: Sequence[Measurement] = climb(evaluator, job.config, job.incumbent_ms, job.fidelity_rank)
     return Outcome(job.number, compiled, tuple(rungs))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
+from evotune.errors import UsageError
 from evotune.space import Config
-from evotune.trial import Fidelity, Measurement, Provenance, Static
+from evotune.trial import SECONDS, Fidelity, Measurement, Provenance, Static
 
 STATIC = Fidelity(0, "static", 0)
 
@@ -72,14 +74,33 @@ PROMOTE_FLOOR = 0.03
 PROMOTE_SIGMAS = 3.0
 
 
-def climb(evaluator: Evaluator, config: Config, incumbent_ms: float | None) -> list[Measurement]:
-    """Measure a compiled configuration at rising fidelities for as long as it could win."""
+def climb(
+    evaluator: Evaluator, config: Config, incumbent_ms: float | None, only_rank: int | None = None
+) -> list[Measurement]:
+    """Measure a compiled configuration at rising fidelities for as long as it could win, or at one only.
+
+    Raises:
+        UsageError: The evaluator does not offer that one.
+    """
     done: list[Measurement] = []
-    for fidelity in evaluator.fidelities:
-        done.append(evaluator.measure(config, fidelity))
+    for fidelity in _rungs(evaluator, only_rank):
+        started_s = time.monotonic()
+        measured = evaluator.measure(config, fidelity)
+        took_s = {SECONDS: time.monotonic() - started_s}
+        # What a recording says of its own day wins.
+        done.append(replace(measured, context={**took_s, **measured.context}))
         if not done[-1].ok or not _could_win(done[-1], incumbent_ms):
             break
     return done
+
+
+def _rungs(evaluator: Evaluator, only_rank: int | None) -> Sequence[Fidelity]:
+    offered = evaluator.fidelities
+    wanted = [f for f in offered if only_rank in (None, f.rank)]
+    if not wanted:
+        known = ", ".join(f"{f.rank} ({f.name})" for f in offered)
+        raise UsageError(f"a trial is to be measured at fidelity {only_rank}; the target offers {known}")
+    return wanted
 
 
 def _could_win(measurement: Measurement, incumbent_ms: float | None) -> bool:

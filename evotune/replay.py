@@ -19,7 +19,7 @@ from typing import Any, cast
 from evotune.errors import Rejected, UsageError
 from evotune.evaluator import Device
 from evotune.space import Config, ConfigSpace, Value
-from evotune.trial import Fidelity, Measurement, Provenance, Static
+from evotune.trial import SECONDS, Fidelity, Measurement, Provenance, Static
 
 META = "meta.json"
 TABLE = "space.csv.gz"
@@ -192,10 +192,12 @@ class ReplayEvaluator:
 
     def measure(self, config: Config, fidelity: Fidelity) -> Measurement:
         row = self.recording.row(config)
+        took_s = {SECONDS: row.bench_ms / 1e3}
         if row.time_ms is None:
-            return Measurement(fidelity, "replayed", failed_stage="run", reason="recorded as failing to run")
+            reason = "recorded as failing to run"
+            return Measurement(fidelity, "replayed", failed_stage="run", reason=reason, context=took_s)
         error = row.rel_std / math.sqrt(row.repeats)
-        return Measurement(fidelity, "replayed", (row.time_ms,), rel_sem=error)
+        return Measurement(fidelity, "replayed", (row.time_ms,), rel_sem=error, context=took_s)
 
     def interleave(self, configs: Sequence[Config], fidelity: Fidelity) -> list[Measurement]:
         """What is on record: a recording cannot be measured again."""

@@ -11,7 +11,11 @@ from typing import Literal
 from evotune.space import Config
 
 Origin = Literal["default", "random", "surrogate", "mutation", "crossover", "llm", "mock"]
-Provenance = Literal["measured", "replayed", "compiled"]
+# "synthetic" is what a formula says: it was never timed anywhere, and no kernel is tuned on it.
+Provenance = Literal["measured", "replayed", "compiled", "synthetic"]
+
+# The entry of a measurement's context that tells how long making it took.
+SECONDS = "seconds"
 
 # 1.4826 turns a median absolute deviation into a standard deviation of a normal; 1.2533 is the
 # ratio of the standard error of a median to that of a mean.
@@ -23,13 +27,15 @@ MEDIAN_TO_MEAN_ERROR = 1.2533
 class Candidate:
     """A legal configuration that somebody proposes, and the program that returns it.
 
-    ``parent`` is the number of the trial that it was derived from.
+    ``parent`` is the number of the trial that it was derived from. ``fidelity_rank`` is the one
+    fidelity to measure at; None climbs all of them for as long as the configuration could win.
     """
 
     config: Config
     program: str
     origin: Origin
     parent: int | None = None
+    fidelity_rank: int | None = None
 
 
 @dataclass(frozen=True)
@@ -50,7 +56,8 @@ class Measurement:
     """Timings at one fidelity, or the stage at which they failed. A failure is never a number.
 
     ``rel_sem`` is the standard error of the latency as a share of it, where the samples cannot
-    tell (a recorded mean). ``context`` keeps what the timing depends on: clocks, load, order.
+    tell (a recorded mean). ``context`` keeps what the timing depends on: clocks, load, order; and the
+    :data:`SECONDS` that it took.
     """
 
     fidelity: Fidelity
@@ -123,3 +130,17 @@ class Trial:
     def latency_ms(self) -> float | None:
         """Median of the most careful timing, or None if the trial failed."""
         return self.best.latency_ms if self.best else None
+
+    @property
+    def facts(self) -> Mapping[str, float]:
+        """What compiling told; empty if it did not come to that."""
+        return self.static.facts if self.static else {}
+
+    @property
+    def cost_s(self) -> float | None:
+        """Seconds that compiling and the measurements took, or None if either is not known."""
+        known = [float(m.context[SECONDS]) for m in self.measurements if SECONDS in m.context]
+        if self.static is None or not known:
+            return None
+        # A recording without these columns reads as zero: nothing takes no time.
+        return self.static.compile_s + sum(known) or None

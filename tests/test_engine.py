@@ -4,7 +4,7 @@ import time
 import pytest
 
 from evotune.engine import InlineEngine, Job, LocalEngine
-from evotune.errors import DeviceError, Rejected
+from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.evaluator import Device
 from evotune.trial import Fidelity, Measurement, Static
 
@@ -76,6 +76,17 @@ def test_what_cannot_win_is_not_measured_carefully(engine):
     done = collect(engine, 2)
     assert [m.fidelity for m in done[0].measurements] == [LOW]
     assert [m.fidelity for m in done[1].measurements] == [LOW, HIGH]
+
+
+def test_a_job_for_one_fidelity_is_measured_there_alone_and_need_not_beat_anything(engine):
+    engine.submit(Job(0, {"ms": 5}, 1.0, HIGH.rank))
+    assert [m.fidelity for m in collect(engine, 1)[0].measurements] == [HIGH]
+
+
+def test_a_fidelity_that_the_target_does_not_offer_is_refused(engine):
+    engine.submit(Job(0, {"ms": 5}, None, 2))
+    with pytest.raises(UsageError, match=r"fidelity 2; the target offers 1 \(low\), 3 \(high\)"):
+        collect(engine, 1)
 
 
 def test_a_rejected_configuration_is_an_outcome_not_an_error(engine):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import combinations, product
 from random import Random
@@ -37,10 +38,18 @@ class PatternSearch(Baseline):
         population: Random configurations to start from; Helion's default at full effort.
         copies: How many of the best are descended from; Helion's default.
         generations: Steps that a copy takes at most; Helion's default.
+        start: Trials of different configurations in place of the first population.
     """
 
     def __init__(
-        self, space: ConfigSpace, seed: int, *, population: int = 100, copies: int = 5, generations: int = 20
+        self,
+        space: ConfigSpace,
+        seed: int,
+        *,
+        population: int = 100,
+        copies: int = 5,
+        generations: int = 20,
+        start: Sequence[Feedback] = (),
     ) -> None:
         super().__init__(space, seed)
         self._size = population
@@ -54,7 +63,13 @@ class PatternSearch(Baseline):
         self._owner: dict[Key, int] = {}
         """Of what the present generation measures: the index of the copy that it is a step of."""
         self._done: dict[Key, _Point | None] = {}
-        self._populate()
+        self.populations = 0
+        """Drawn so far: at the second one, all copies have come to their end."""
+        if start:
+            self._owner = {space.key(item.config): -1 for item in start}
+            self.tell(start)
+        else:
+            self._populate()
 
     def _propose(self, rng: Random, in_flight: int) -> Move | None:
         for key, owner in self._owner.items():
@@ -95,6 +110,7 @@ class PatternSearch(Baseline):
     def _populate(self) -> None:
         """Draw a population; it stays empty once everything has been seen."""
         rng = self._rng("population")
+        self.populations += 1
         self._generation = 0
         self._places = []
         first = self._space.key(self._space.default)

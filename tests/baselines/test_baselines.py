@@ -16,6 +16,7 @@ from evotune.baselines import (
 from evotune.compare import synthetic
 from evotune.proposers.base import Feedback
 from evotune.space import ConfigSpace
+from evotune.trial import Candidate
 
 VALUES = {"block_m": [16, 32, 64, 128], "block_n": [16, 32, 64, 128], "stages": [1, 2, 3], "layout": ["nt", "tn"]}
 SPACE = ConfigSpace.from_dict(VALUES, ["block_m * block_n <= 4096", "stages > 1 or layout == 'nt'"])
@@ -154,6 +155,20 @@ def test_pattern_search_measures_each_step_from_the_best_and_moves_to_the_best_o
     assert set(found[1:5]) == {(2, "x"), (4, "x"), (3, "y"), (3, "z")}
     assert set(found[5:8]) == {(1, "x"), (2, "y"), (2, "z")}  # one step from (2, x), and not seen
     assert set(found[8:]) <= {(1, "y"), (1, "z")}
+
+
+def test_pattern_search_descends_from_trials_that_it_is_given_and_then_draws_a_population():
+    space = ConfigSpace.from_dict({"a": range(30), "b": range(5)}, default={"a": 20, "b": 0})
+    configs = [{"a": 20, "b": 0}, {"a": 9, "b": 4}, {"a": 28, "b": 3}]
+    given = [Feedback(n, Candidate(c, "", "random"), float(abs(c["a"] - 12))) for n, c in enumerate(configs)]
+    search = PatternSearch(space, 0, copies=1, population=10, start=given)
+    assert search.populations == 0
+    found = run(search, 3, loss=lambda c: float(abs(c["a"] - 12)))
+    assert set(values(found)) == {(8, 4), (10, 4), (9, 3)}
+    assert [c.parent for c in found] == [1, 1, 1]
+    while search.populations == 0:
+        found += run(search, 1, loss=lambda c: float(abs(c["a"] - 12)))
+    assert min(abs(c.config["a"] - 12) for c in found) == 0
 
 
 def test_pattern_search_moves_two_block_sizes_at_once():
