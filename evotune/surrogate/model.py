@@ -264,8 +264,10 @@ class Surrogate:
 
     def _refit(self, seen: Seen) -> None:
         if not self._views:
+            # A source tells of the effects of single features already; what it leaves over is local.
+            first = Prior.additive if self._source is None else Prior.local
             priors = [
-                Prior.additive(self._encodings[0].dimensions),
+                first(self._encodings[0].dimensions),
                 # Positions are a coarser measure than sizes: expect less of a change from one to the next.
                 Prior.local(self._encodings[1].dimensions, length=1.2, spread=0.7),
             ]
