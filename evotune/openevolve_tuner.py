@@ -19,6 +19,8 @@ from pathlib import Path
 from statistics import NormalDist
 from typing import Any, SupportsFloat, cast
 
+from evotune import transfer
+from evotune.asking import choose_model, open_model, open_prompts
 from evotune.errors import Rejected, UsageError
 from evotune.journal import Journal, Run
 from evotune.program import Sandbox
@@ -26,9 +28,10 @@ from evotune.proposers import Feedback
 from evotune.proposers.islands import Islands
 from evotune.proposers.model import ModelProposer, Story
 from evotune.proposers.portfolio import Portfolio
-from evotune.session import choose_model, open_model, searcher, shipped_prompts
+from evotune.session import searcher
 from evotune.settings import load
 from evotune.space import ConfigSpace, Value
+from evotune.transfer import WarmStart
 from evotune.trial import Candidate, Fidelity, Measurement, Static, Trial
 
 CALLED = Fidelity(1, "low", 1)
@@ -36,6 +39,7 @@ CALLED = Fidelity(1, "low", 1)
 # done whenever there are so many times as many. In between a score gets its loss on the present scale.
 RESTATE_GROWTH = 1.2
 Objective = Callable[[dict[str, Value]], Any]
+NAME = "objective"
 
 
 class OpenEvolveTuner:
@@ -62,6 +66,8 @@ class OpenEvolveTuner:
         system_message: Template that replaces the shipped system prompt.
         initial_program: Program whose configuration is tried first.
         journal: SQLite file in which every evaluation is kept; None keeps nothing.
+        warm_start: Journal of earlier runs to learn from, on another device or shape: of this objective,
+            for all that is known of it. They are believed as far as the scores agree with theirs.
 
     Raises:
         UsageError: An empty space, a parameter without values, or a setting out of range. It is a
@@ -87,6 +93,7 @@ class OpenEvolveTuner:
         system_message: str | None = None,
         initial_program: str | None = None,
         journal: str | Path | None = None,
+        warm_start: str | Path | None = None,
     ) -> None:
         if not callable(objective):
             raise UsageError(f"objective {objective!r} cannot be called; give a function of a configuration")
@@ -117,13 +124,17 @@ class OpenEvolveTuner:
             "llm.temperature": float(temperature),
         }
         self._settings = load(None, chosen, {})
-        self._choice = choose_model(self._settings, os.environ)
-        self._prompts = shipped_prompts(system_message)
+        self._prompts = open_prompts(self._settings, system_message)
+        self._choice = choose_model(self._settings, os.environ, self.config_space)
         if initial_program is not None:
             self.config_space = self._starting_at(initial_program)
         # Built at once, so that what is missing is missed before the first evaluation.
         Islands(self.config_space, seed)
         self._journal = None if journal is None else Path(journal)
+        self._warm: WarmStart | None = None
+        if warm_start is not None:
+            given = str(warm_start)
+            self._warm = transfer.warm_start(given, self.config_space, [NAME], *self._identity(), _losses)
 
     def tune(self) -> dict[str, Value]:
         """The best configuration found; a second call returns it without evaluating again.
@@ -192,22 +203,25 @@ class OpenEvolveTuner:
     def _open_run(self, stack: ExitStack) -> Run | None:
         if self._journal is None:
             return None
+        journal = stack.enter_context(Journal(self._journal))
+        source_hash, description = self._identity()
+        if self._warm is not None:
+            description[transfer.WARM_START] = self._warm.hash
+        return journal.open_run(NAME, source_hash, description)
+
+    def _identity(self) -> tuple[str, dict[str, Any]]:
+        """What the journal knows this search by: a hash of the space, the seed and the objective."""
         space = {n: list(p.values) for n, p in self.config_space.parameters.items()}
         described = {"space": space, "constraints": [c.text for c in self.config_space.constraints]}
-        text = json.dumps(described)
-        journal = stack.enter_context(Journal(self._journal))
-        return journal.open_run(
-            "objective",
-            sha256(text.encode()).hexdigest()[:16],
-            {"seed": self._settings.run.seed, "objective": _identity(self.objective)},
-        )
+        source_hash = sha256(json.dumps(described).encode()).hexdigest()[:16]
+        return source_hash, {"seed": self._settings.run.seed, "objective": _identity(self.objective)}
 
     def _open_search(self, run: Run | None, stack: ExitStack) -> Portfolio:
         def make_model(islands: Islands) -> ModelProposer | None:
             return open_model(
                 self._settings,
                 self._choice,
-                Story("objective"),
+                Story(NAME),
                 islands,
                 space=self.config_space,
                 prompts=self._prompts,
@@ -215,7 +229,8 @@ class OpenEvolveTuner:
                 stack=stack,
             )
 
-        found = searcher(self.config_space, self._settings, make_model)
+        source = self._warm.source if self._warm else None
+        found = searcher(self.config_space, self._settings, make_model, source=source)
         assert isinstance(found, Portfolio)
         return found
 
@@ -287,6 +302,13 @@ def _score_of(objective: Objective, config: dict[str, Value]) -> tuple[float | N
     if value == 0.0 or math.isnan(value) or math.isinf(value):
         return None, f"the objective returned {value}"
     return value, None
+
+
+def _losses(trials: Sequence[Trial]) -> list[float | None]:
+    """The losses of trials that were recorded with a score."""
+    scores = [t.static.facts["score"] if t.static else None for t in trials]
+    losses = iter(losses_of([s for s in scores if s is not None]))
+    return [None if s is None else next(losses) for s in scores]
 
 
 def losses_of(scores: Sequence[float]) -> list[float]:

@@ -5,17 +5,18 @@ in the background, and :class:`PromptBuilder` writes the question. Importing thi
 """
 
 from evotune.llm.choose import Choice, Options, resolve
-from evotune.llm.client import LlmClient, Prompt
+from evotune.llm.client import LlmClient, Prompt, preflight
 from evotune.llm.limits import Amount, Caps
 from evotune.llm.mock import MockProvider
 from evotune.llm.offline import HumanProvider, NoProvider, Recorder, ReplayProvider
-from evotune.llm.policy import Policy, Retry, Totals
+from evotune.llm.policy import Call, Policy, Retry, Totals
 from evotune.llm.prices import Price
 from evotune.llm.prompt import Context, Failed, Focus, PromptBuilder, Roofline, Scored, answer_schema
 from evotune.llm.provider import CapReached, Completion, Provider, Refused, Unusable, Usage
 
 __all__ = [
     "Amount",
+    "Call",
     "CapReached",
     "Caps",
     "Choice",
@@ -43,5 +44,6 @@ __all__ = [
     "Unusable",
     "Usage",
     "answer_schema",
+    "preflight",
     "resolve",
 ]

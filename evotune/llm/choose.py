@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
@@ -13,6 +13,7 @@ from evotune.llm.anthropic import ANTHROPIC_URL, AnthropicProvider
 from evotune.llm.mock import MockProvider
 from evotune.llm.offline import HumanProvider, NoProvider, ReplayProvider
 from evotune.llm.openai import OPENAI_URL, OpenAIProvider
+from evotune.llm.policy import Call
 from evotune.llm.prices import FREE, Price, is_loopback, price_of
 from evotune.llm.provider import Provider
 from evotune.llm.secret import Secret
@@ -54,6 +55,8 @@ class Choice:
     provider: Provider
     price: Price | None
     reason: str
+    preflight: Sequence[Call] = ()
+    """Requests that it took to check it."""
 
     @property
     def origin(self) -> Literal["llm", "mock"]:
@@ -131,8 +134,12 @@ def _keyed(name: str, options: Options, environ: Mapping[str, str], reason: str)
 
 def _key(name: str, options: Options, environ: Mapping[str, str], is_local: bool) -> Secret | None:
     if options.key_file is not None:
+        path = options.key_file.expanduser()
         try:
-            text = options.key_file.expanduser().read_text(encoding="utf-8").strip()
+            # As ssh does: a key that others can read is not used, so that it does not stay so.
+            if path.stat().st_mode & 0o077:
+                raise UsageError(f"others can read the key file {path}; change that with: chmod 600 {path}")
+            text = path.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             raise UsageError(f"cannot read the key file {options.key_file}: {type(error).__name__}") from None
         if not text.isprintable() or not text or " " in text:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import logging
 import queue
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
-from evotune.errors import Fatal, ProviderError
+from evotune.errors import DeviceError, Fatal, ProviderError
 from evotune.llm.policy import Policy
 from evotune.llm.provider import Completion
 from evotune.llm.secret import NO_SECRET, printable
 
 Tag = TypeVar("Tag")
+Read = Callable[[Completion], Any]
+
+# A wrong key is refused within a second; a server that takes longer may be slow, and nobody waits for it.
+PREFLIGHT_S = 4.0
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -22,6 +29,30 @@ class Prompt:
     system: str
     user: str
     n: int = 8
+
+
+def preflight(policy: Policy, wait_s: float = PREFLIGHT_S) -> None:
+    """:meth:`Policy.preflight`, for as long as anyone is willing to wait for it.
+
+    Raises:
+        Fatal: The model refuses, and did so in time.
+    """
+    refused: list[Fatal] = []
+
+    def check() -> None:
+        try:
+            policy.preflight()
+        except Fatal as fatal:
+            refused.append(fatal)
+
+    # A daemon, like those below.
+    thread = threading.Thread(target=check, name="evotune-llm-preflight", daemon=True)
+    thread.start()
+    thread.join(wait_s)
+    if refused:
+        raise refused[0]
+    if thread.is_alive():
+        _log.warning("the model does not answer yet: nothing came within %.0f s", wait_s)
 
 
 class LlmClient(Generic[Tag]):
@@ -35,8 +66,8 @@ class LlmClient(Generic[Tag]):
 
     def __init__(self, policy: Policy, *, concurrency: int = 2) -> None:
         self.policy = policy
-        self._asked: queue.SimpleQueue[tuple[Prompt, Tag] | None] = queue.SimpleQueue()
-        self._replied: queue.SimpleQueue[tuple[Tag, Completion | ProviderError]] = queue.SimpleQueue()
+        self._asked: queue.SimpleQueue[tuple[Prompt, Tag, Read] | None] = queue.SimpleQueue()
+        self._replied: queue.SimpleQueue[tuple[Tag, Any]] = queue.SimpleQueue()
         self._outstanding = 0
         self._is_closed = False
         # Daemons: a call to a server that hangs must not hold up the end of the process.
@@ -51,25 +82,35 @@ class LlmClient(Generic[Tag]):
         """Prompts submitted whose replies :meth:`finished` has not returned yet."""
         return self._outstanding
 
-    def submit(self, prompt: Prompt, tag: Tag) -> None:
-        """Have a prompt asked; ``tag`` comes back with its reply."""
+    def submit(self, prompt: Prompt, tag: Tag, read: Read = lambda reply: reply) -> None:
+        """Have a prompt asked; ``tag`` comes back with what ``read`` makes of the reply, in the thread that
+        asked: to read an answer may take a second, too."""
         if self._is_closed:
             raise RuntimeError("the client is closed")
         self._outstanding += 1
         if self._threads:
-            self._asked.put((prompt, tag))
+            self._asked.put((prompt, tag, read))
         else:
-            self._replied.put((tag, self._ask(prompt)))
+            self._replied.put((tag, self._ask(prompt, read)))
 
-    def finished(self, wait_s: float = 0.0) -> list[tuple[Tag, Completion | ProviderError]]:
-        """Replies since the last call; waits up to ``wait_s`` for the first if there are none."""
-        replies: list[tuple[Tag, Completion | ProviderError]] = []
+    def finished(self, wait_s: float = 0.0) -> list[tuple[Tag, Any]]:
+        """Replies since the last call, as they were read, or a ``ProviderError`` for each that did not come.
+
+        Waits up to ``wait_s`` for the first if there are none.
+
+        Raises:
+            DeviceError: Reading an answer found the machine at fault.
+        """
+        replies: list[tuple[Tag, Any]] = []
         is_patient = wait_s > 0 and self._outstanding > 0
         while True:
             try:
-                replies.append(self._replied.get(is_patient and not replies, wait_s if is_patient else None))
+                tag, reply = self._replied.get(is_patient and not replies, wait_s if is_patient else None)
             except queue.Empty:
                 break
+            if isinstance(reply, DeviceError):
+                raise reply
+            replies.append((tag, reply))
         self._outstanding -= len(replies)
         return replies
 
@@ -81,13 +122,13 @@ class LlmClient(Generic[Tag]):
 
     def _work(self) -> None:
         while (job := self._asked.get()) is not None and not self._is_closed:
-            prompt, tag = job
-            self._replied.put((tag, self._ask(prompt)))
+            prompt, tag, read = job
+            self._replied.put((tag, self._ask(prompt, read)))
 
-    def _ask(self, prompt: Prompt) -> Completion | ProviderError:
+    def _ask(self, prompt: Prompt, read: Read) -> Any:
         try:
-            return self.policy.ask(prompt.system, prompt.user, n=prompt.n)
-        except ProviderError as error:
+            return read(self.policy.ask(prompt.system, prompt.user, n=prompt.n))
+        except (ProviderError, DeviceError) as error:
             return error
         except Exception as error:  # a thread that dies silently would leave its prompt outstanding for ever
             return Fatal(

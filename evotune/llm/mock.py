@@ -58,8 +58,11 @@ class MockProvider:
         blocks = _json_blocks(system) + _json_blocks(user)
         space = _space(blocks)
         states = [b for b in blocks if "incumbent" in b or "focus" in b]
-        configs = self._propose(space, states[-1] if states else {}, n, rng)
-        text = _answer(configs, rng)
+        state = states[-1] if states else {}
+        if "problems" in state:
+            text = _rules([self._rule(space, state, rng) for _ in range(n)])
+        else:
+            text = _answer(self._propose(space, state, n, rng), rng)
         return Completion(text, Usage(estimate_tokens(system + user), estimate_tokens(text), usd=0.0))
 
     def _propose(self, space: ConfigSpace, state: Mapping[str, Any], n: int, rng: Random) -> list[dict[str, Value]]:
@@ -93,6 +96,30 @@ class MockProvider:
             config[name] = _other(parameter, config[name], is_leap, rng)
         return config
 
+    def _rule(self, space: ConfigSpace, state: Mapping[str, Any], rng: Random) -> str:
+        """A program with one configuration below some size and another above, each a variation of what
+        is best at a problem on its side."""
+        problems: dict[str, dict[str, Any]] = state["problems"]
+        best: dict[str, dict[str, Value]] = state.get("configs") or {}
+
+        def near(shapes: list[str]) -> dict[str, Value]:
+            legal = [_at(space, problems[shape]) for shape in shapes]
+            anchor = dict(best.get(rng.choice(shapes), space.default))
+            for _ in range(TRIES):
+                config = self._mutate(space, anchor, state.get("focus") == "jump", rng)
+                if not any(s.violations(config) for s in legal) or rng.random() < SLIP_RATE:
+                    return config
+            return anchor
+
+        divisions = _divisions(list(problems.values()))
+        if not divisions:
+            return _program(near(list(problems)), rng)
+        name, value = rng.choice(divisions)
+        low = near([shape for shape, p in problems.items() if p[name] <= value])
+        high = near([shape for shape, p in problems.items() if p[name] > value])
+        test = f"    if problem[{name!r}] <= {value!r}:\n"
+        return f"def get_kernel_config(problem):\n{test}        return {low!r}\n    return {high!r}\n"
+
     def _opposite(self, space: ConfigSpace, anchor: Mapping[str, Value], rng: Random) -> dict[str, Value]:
         """Most parameters mirrored within their values; the temperature blurs where they land."""
         config = dict(anchor)
@@ -125,6 +152,22 @@ def _answer(configs: list[dict[str, Value]], rng: Random) -> str:
         parts.append("```json\n" + json.dumps({"configs": in_json}) + "\n```")
     parts += [f"```python\n{_program(c, rng)}```" for c in in_programs]
     return "\n\n".join(parts) + "\n"
+
+
+def _at(space: ConfigSpace, problem: Mapping[str, Value]) -> ConfigSpace:
+    """The space for another problem, as far as its constraints tell what changes."""
+    constants = {name: problem.get(name, value) for name, value in space.constants.items()}
+    return ConfigSpace(space.parameters, [c.text for c in space.constraints], constants=constants)
+
+
+def _divisions(problems: list[dict[str, Any]]) -> list[tuple[str, int]]:
+    """Sizes, each with a value that some problems exceed and others do not."""
+    names = [name for name in problems[0] if all(type(p[name]) is int for p in problems)]
+    return [(name, value) for name in names for value in sorted({p[name] for p in problems})[:-1]]
+
+
+def _rules(programs: list[str]) -> str:
+    return "\n\n".join([_SPEECH[0], *(f"```python\n{program}```" for program in programs)]) + "\n"
 
 
 def _program(config: Mapping[str, Value], rng: Random) -> str:

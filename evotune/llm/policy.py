@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from random import Random
 
 import tenacity
@@ -59,6 +60,18 @@ class Totals:
             self.seconds + usage.seconds,
             None if self.usd is None or usage.usd is None else self.usd + usage.usd,
         )
+
+
+@dataclass(frozen=True)
+class Call:
+    """One request to a model, for the record: ``usage`` as reported, or the ``error`` that came instead.
+
+    ``spent`` counts against the caps: the worst case where nobody knows what was charged.
+    """
+
+    usage: Usage | None
+    error: str | None
+    spent: Amount
 
 
 class Breaker:
@@ -183,6 +196,22 @@ class Policy:
         self._breaker = Breaker(clock)
         self._totals = Totals()
         self._lock = threading.Lock()
+        self._numbers = count()
+        self._under_way: dict[int, Amount] = {}
+        self._calls: list[Call] = []
+
+    def calls(self) -> list[Call]:
+        """Requests that have ended since this was asked last."""
+        with self._lock:
+            ended, self._calls = self._calls, []
+        return ended
+
+    def abandon(self) -> list[Call]:
+        """:meth:`calls`, and those under way, whose answers nobody will wait for."""
+        with self._lock:
+            self._calls += [Call(None, "the run ended first", worst) for worst in self._under_way.values()]
+            self._under_way.clear()
+        return self.calls()
 
     @property
     def totals(self) -> Totals:
@@ -265,9 +294,11 @@ class Policy:
         self._budget.reserve(worst)
         start_s = self._clock()
         # A call that ends without a word of its cost, such as one that timed out, may have been charged.
-        actual = worst
+        actual, usage, problem = worst, None, None
         with self._lock:
             self._totals = replace(self._totals, calls=self._totals.calls + 1)
+            number = next(self._numbers)
+            self._under_way[number] = worst
         try:
             reply = self._provider_call(system, user, n)
             usage = self._priced(reply.usage)
@@ -275,14 +306,20 @@ class Policy:
             if check is not None and (reason := check(reply.text)):
                 raise BadOutput(reason)
             return Completion(reply.text, usage)
-        except Unusable as bad:
-            actual = self._account(self._priced(bad.usage))
-            raise
-        except (Fatal, Refused):
-            actual = Amount(calls=1)
+        except ProviderError as error:
+            problem = f"{type(error).__name__}: {error}"
+            if isinstance(error, Unusable):
+                usage = self._priced(error.usage)
+                actual = self._account(usage)
+            elif isinstance(error, (Fatal, Refused)):
+                actual = Amount(calls=1)
             raise
         finally:
-            self._budget.settle(worst, replace(actual, seconds=self._clock() - start_s))
+            spent = replace(actual, seconds=self._clock() - start_s)
+            self._budget.settle(worst, spent)
+            with self._lock:
+                if self._under_way.pop(number, None) is not None:  # else it was abandoned, and is on record
+                    self._calls.append(Call(usage, problem, spent))
 
     def _provider_call(self, system: str, user: str, n: int) -> Completion:
         try:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,6 +23,7 @@ from evotune.space import Config, ConfigSpace
 _log = logging.getLogger(__name__)
 
 Focus = Literal["exploit", "jump", "opposite"]
+BUDGET_TOKENS = 6000
 FOCUS = {
     "exploit": "Focus: refine. Change one or two parameters of the incumbent or of another of the best.",
     "jump": "Focus: a structural jump. Change half of the parameters together, as another design would.",
@@ -32,6 +34,8 @@ INGREDIENTS = (
     "problem",
     "roofline",
     "device",
+    "constraints",
+    "incumbent",
     "top",
     "failures",
     "static",
@@ -41,11 +45,17 @@ INGREDIENTS = (
 )
 TEMPLATES = {
     # file: (placeholders it may use, those it must use)
-    "system.md": ({"n", "space", "programs", "space_json", "kernel", *INGREDIENTS[:4]}, {"space_json"}),
-    "user.md": ({"n", "state", *INGREDIENTS[4:]}, {"state"}),
+    "system.md": ({"n", "space", "programs", "space_json", "kernel", *INGREDIENTS[:5]}, {"space_json"}),
+    "user.md": ({"n", "state", "anchor", *INGREDIENTS[6:]}, {"state"}),
 }
 SHOWN_TOP = 8
 SHOWN_FAILURES = 6
+SHOWN_TRIED = 24
+REASON_CHARACTERS = 240
+# What a compiler says of a resource that ran out, with the numbers that say by how much.
+_NUMBERED = re.compile(r"(?=.*\d)(?=.*(?:resource|memory|register|limit|required|exceed|too (?:many|much)))", re.I)
+_PARTS = re.compile(r"\n| \| |; |\. ")
+_ERROR = re.compile(r"error|fatal|invalid|unsupported|illegal", re.I)
 
 
 @dataclass(frozen=True)
@@ -111,6 +121,7 @@ class PromptBuilder:
 
     Args:
         folder: Holds the two templates (jinja2).
+        own: Templates of the user's; what is missing there is taken from ``folder``.
         budget_tokens: For both together. What is least missed is dropped first; the output format,
             the space, its constraints and the incumbent always stay.
         without: Ingredients to leave out, of ``INGREDIENTS``.
@@ -124,14 +135,18 @@ class PromptBuilder:
         self,
         folder: Path,
         *,
-        budget_tokens: int = 6000,
+        own: Path | None = None,
+        budget_tokens: int = BUDGET_TOKENS,
         without: Collection[str] = (),
         programs: bool = True,
     ) -> None:
         if unknown := sorted(set(without) - set(INGREDIENTS)):
             hint = nearest(unknown[0], INGREDIENTS)
             raise UsageError(f"a prompt has no ingredients {unknown}{hint}; known: {list(INGREDIENTS)}")
-        self._system, self._user = (_load(folder / name) for name in TEMPLATES)
+        if own is not None and not any((own / name).is_file() for name in TEMPLATES):
+            raise UsageError(f"the prompt folder {own} has neither {' nor '.join(TEMPLATES)}")
+        chosen = (own if own and (own / name).is_file() else folder for name in TEMPLATES)
+        self._system, self._user = (_load(f / name) for f, name in zip(chosen, TEMPLATES, strict=True))
         self._budget_tokens = budget_tokens
         self._without = frozenset(without)
         self._programs = programs
@@ -155,8 +170,10 @@ class PromptBuilder:
 
     def _render(self, context: Context, without: Collection[str]) -> Prompt:
         system = {"n": context.n, "space": context.space, "kernel": context.kernel, "programs": self._programs}
-        system |= {"space_json": space_json(context.space), **_stable(context)}
-        user = {"n": context.n, "state": _state(context, without), **_volatile(context)}
+        system |= {"space_json": space_json(context.space, constraints="constraints" not in without)}
+        system |= _stable(context)
+        user = {"n": context.n, "state": _state(context, without)}
+        user |= _volatile(context, tells_incumbent="incumbent" not in without)
         blank = dict.fromkeys(without, "")
         return Prompt(
             _fill(self._system, {**system, **{k: v for k, v in blank.items() if k in system}}),
@@ -165,8 +182,11 @@ class PromptBuilder:
         )
 
 
-def answer_schema(space: ConfigSpace) -> dict[str, Any]:
-    """JSON schema of ``{"configs": [...]}`` with every parameter's values, for structured output."""
+def answer_schema(space: ConfigSpace, *, programs: bool = False) -> dict[str, Any]:
+    """JSON schema of ``{"configs": [...]}`` with every parameter's values, for structured output.
+
+    With ``programs`` there is a list of their texts beside it, ``{"configs": [...], "programs": [...]}``.
+    """
     properties = {name: {"enum": list(p.values)} for name, p in space.parameters.items()}
     config = {
         "type": "object",
@@ -174,20 +194,18 @@ def answer_schema(space: ConfigSpace) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
-    return {
-        "type": "object",
-        "properties": {"configs": {"type": "array", "items": config}},
-        "required": ["configs"],
-        "additionalProperties": False,
-    }
+    lists: dict[str, Any] = {"configs": {"type": "array", "items": config}}
+    if programs:
+        lists["programs"] = {"type": "array", "items": {"type": "string"}}
+    return {"type": "object", "properties": lists, "required": list(lists), "additionalProperties": False}
 
 
-def space_json(space: ConfigSpace) -> str:
+def space_json(space: ConfigSpace, *, constraints: bool = True) -> str:
     """The typed space as JSON, one parameter per line."""
     values = ",\n".join(f"    {json.dumps(n)}: {json.dumps(p.values)}" for n, p in space.parameters.items())
     rest = {
-        "constraints": [c.text for c in space.constraints],
-        "constants": space.constants,
+        "constraints": [c.text for c in space.constraints if constraints],
+        "constants": space.constants if constraints else {},
         "default": space.default,
     }
     lines = ",\n".join(f"  {json.dumps(name)}: {json.dumps(value)}" for name, value in rest.items())
@@ -200,21 +218,24 @@ def _stable(context: Context) -> dict[str, str]:
         "problem": _facts(context.problem),
         "roofline": _roofline(context.roofline),
         "device": _facts(context.device),
+        "constraints": "; ".join(c.text for c in context.space.constraints),
     }
 
 
-def _volatile(context: Context) -> dict[str, Any]:
-    anchor = context.incumbent.config if context.incumbent else context.space.default
+def _volatile(context: Context, *, tells_incumbent: bool) -> dict[str, Any]:
+    has_incumbent = context.incumbent is not None and tells_incumbent
+    anchor = context.incumbent.config if context.incumbent and has_incumbent else context.space.default
     shown = [s for s in context.top if s.config != anchor][:SHOWN_TOP]
     seen = [*context.tried, *(s.config for s in context.top)]
     untouched = [n for n in context.space.names if len({repr(c[n]) for c in (*seen, anchor)}) == 1]
     return {
+        "anchor": "incumbent" if has_incumbent else "default",
         # The last line weighs most with a model, so the best comes last (OPRO, Yang et al. 2023).
         "top": [f"{s.latency_ms:.5g} ms: {difference(s.config, anchor)}" for s in reversed(shown)],
         "failures": [_failure(f, anchor) for f in context.failures[-SHOWN_FAILURES:]],
         "static": _facts(context.static),
         "untouched": ", ".join(untouched) if seen else "",
-        "tried": len(context.tried) or "",
+        "tried": _tried(context),
         "focus": FOCUS[context.focus],
     }
 
@@ -223,7 +244,7 @@ def _state(context: Context, without: Collection[str]) -> str:
     state: dict[str, Any] = {"call": context.call}
     if "focus" not in without:
         state["focus"] = context.focus
-    if context.incumbent:
+    if context.incumbent and "incumbent" not in without:
         state["incumbent"] = dict(context.incumbent.config)
         state["incumbent_latency_ms"] = float(f"{context.incumbent.latency_ms:.5g}")
         bound_ms = context.roofline.bound_ms if context.roofline and "roofline" not in without else None
@@ -240,13 +261,36 @@ def difference(config: Config, anchor: Config) -> str:
 def _failure(failed: Failed, anchor: Config) -> str:
     what = f"{difference(failed.config, anchor)}: " if failed.config is not None else ""
     # Quoted, because part of it may come from the program that failed.
-    return (
-        f"{what}{printable(failed.stage, 20)} failed: {json.dumps(printable(failed.reason).replace('`', chr(39)))}"
-    )
+    said = json.dumps(shortened(failed.reason).replace("`", "'"))
+    return f"{what}{printable(failed.stage, 20)} failed: {said}"
+
+
+def shortened(reason: str) -> str:
+    """One line of at most ``REASON_CHARACTERS`` of what may be pages from a compiler: first what has
+    numbers of what ran out, then errors, then the rest, each once."""
+    if len(reason) <= REASON_CHARACTERS:
+        return printable(reason)
+    parts = list(dict.fromkeys(" ".join(part.split()) for part in _PARTS.split(reason) if part.strip()))
+    parts.sort(key=lambda part: 0 if _NUMBERED.search(part) else 1 if _ERROR.search(part) else 2)
+    return printable(" | ".join(parts), REASON_CHARACTERS)
+
+
+def _tried(context: Context) -> str:
+    """How many, and the latest as rows of values, in which a model can see what is new."""
+    if not context.tried:
+        return ""
+    rows = [json.dumps([c[n] for n in context.space.names]) for c in context.tried[-SHOWN_TRIED:]]
+    head = f"{len(context.tried)} configurations have been tried. The latest, values in the order of the space:"
+    return "\n".join([head, "", *rows])
 
 
 def _facts(facts: Mapping[str, float | str]) -> str:
-    return ", ".join(f"{k} = {v:g}" if isinstance(v, float) else f"{k} = {v}" for k, v in facts.items())
+    return ", ".join(f"{k} = {_number(v) if isinstance(v, float) else v}" for k, v in facts.items())
+
+
+def _number(value: float) -> str:
+    """Whole numbers in full: a limit of 232448 bytes is not one of 2.32e5."""
+    return f"{value:.0f}" if value.is_integer() and abs(value) < 1e9 else f"{value:.4g}"
 
 
 def _roofline(roofline: Roofline | None) -> str:
@@ -270,7 +314,7 @@ def _reductions(
 ) -> list[tuple[frozenset[str], Context]]:
     """Ever shorter prompts. Measurements are worth more than prose, and the space most of all."""
     short = replace(context, failures=context.failures[-2:], top=context.top[:4])
-    light = without | {"static", "untouched"}
+    light = without | {"static", "untouched", "tried"}
     steps = [(without, short), (light, short)]
     share = budget_tokens * CHARS_PER_TOKEN // 2
     while share >= 1000:

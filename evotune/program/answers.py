@@ -19,6 +19,7 @@ ANSWER_BYTES = 256 << 10
 PROPOSALS = 64
 JSON_DEPTH = 16
 LIST_KEY = "configs"
+PROGRAMS_KEY = "programs"  # texts of programs, where a server makes all answers JSON
 DIGITS = 20
 
 _FENCE = re.compile(r"^[ \t]{0,3}(`{3,}|~{3,})[ \t]*([^\n`]*)$", re.MULTILINE)
@@ -48,8 +49,8 @@ class Extraction:
 def extract(answer: str) -> Extraction:
     """Every configuration that an answer proposes.
 
-    Understood are JSON (an object, a list of objects, ``{"configs": [...]}``) and programs that
-    define ``get_kernel_config``, in fences or alone, with prose around them. Nothing is run and
+    Understood are JSON (an object, a list of objects, ``{"configs": [...], "programs": [...]}``) and
+    programs that define ``get_kernel_config``, in fences or alone, with prose around them. Nothing is run and
     nothing raised: the faults of one proposal do not cost the others.
     """
     found: list[Proposal] = []
@@ -153,14 +154,17 @@ def _from_json(text: str) -> Iterator[Proposal | Rejected]:
         elif isinstance(item, dict):
             config = cast("dict[str, object]", item)
             yield Proposal(json.dumps(config), config)
+        elif isinstance(item, str) and _PROGRAM.search(item):
+            yield Proposal(item.strip("\n") + "\n")
         else:
             yield Rejected("parse", f"a configuration is a JSON object, found a {type(item).__name__}")
 
 
 def _items(value: object) -> list[object]:
     if isinstance(value, dict):
-        listed = cast("dict[str, object]", value).get(LIST_KEY)
-        return cast("list[object]", listed) if isinstance(listed, list) else [cast(object, value)]
+        lists = [cast("dict[str, object]", value).get(key) for key in (LIST_KEY, PROGRAMS_KEY)]
+        found = [cast("list[object]", listed) for listed in lists if isinstance(listed, list)]
+        return [item for listed in found for item in listed] if found else [cast(object, value)]
     return cast("list[object]", value) if isinstance(value, list) else [value]
 
 

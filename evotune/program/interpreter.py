@@ -59,12 +59,14 @@ POLICY: OSPolicy = {
 # a worker that the jail's limits ended says something else.
 ATTACKS: Mapping[str, tuple[str, str]] = {
     "time": ("while True: pass", "time limit exceeded"),
-    "memory": ("x = [0]\nwhile True: x = x + x", "memory limit exceeded"),
+    "memory": ("x = 'a' * 10**7\nx = x + x", "memory limit exceeded"),
     "recursion": ("def f(): return f()\nf()", "RecursionError"),
     "files": ("open('/etc/passwd').read()", "PermissionError"),
     "environment": ("import os\nos.environ['HOME']", "not supported"),
     "sockets": ("import socket", "ModuleNotFoundError"),
 }
+# Of an attack, before its limit counts as lost.
+ATTEMPTS = 3
 
 _started_in: dict[str, int] = {}
 _log = logging.getLogger(__name__)
@@ -166,14 +168,18 @@ class Interpreter:
         if self.call("def f():\n    return {'x': 2}", "f()") != {"x": 2}:
             raise DeviceError("the interpreter for programs returns wrong values; programs cannot be run")
         for layer, (attack, wanted) in ATTACKS.items():
-            try:
-                self.call(attack, "None")
-            except Rejected as repelled:
-                if wanted in repelled.reason:
-                    continue
-            raise DeviceError(
-                f"the interpreter for programs has lost its limit on {layer}; reinstall pydantic-monty==1.4.0"
-            )
+            # On a busy machine the time may be up before the memory is: once more, then.
+            if not any(self._repels(attack, wanted) for _ in range(ATTEMPTS)):
+                raise DeviceError(
+                    f"the interpreter for programs has lost its limit on {layer}; reinstall pydantic-monty==1.4.0"
+                )
+
+    def _repels(self, attack: str, wanted: str) -> bool:
+        try:
+            self.call(attack, "None")
+        except Rejected as repelled:
+            return wanted in repelled.reason
+        return False
 
 
 def _refuse_after_fork() -> None:

@@ -6,7 +6,7 @@ import logging
 import math
 import os
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from threading import Lock
@@ -73,18 +73,27 @@ class Sandbox:
                 of a process that has run programs.
             DeviceError: The interpreter does not start or has lost a limit.
         """
-        argument = _literal(problem)
-        _gate(source)
+        call = _call(source, problem)
         if (known := read_back(source, space)) is not None:
             return known
         if source.lstrip().startswith("{"):
             return check(parse_object(source), space)
-        definitions = _DEFINITION.findall(source)
-        if len(definitions) != 1:
-            raise Rejected("parse", f"expected one top-level def get_kernel_config(), found {len(definitions)}")
-        takes_none = definitions[0] == ")" or problem is None
-        call = "get_kernel_config()" if takes_none else f"get_kernel_config({argument})"
+        _require_one(source)
         return check(self._on_thread(lambda: self._started().call(source, call)), space)
+
+    def run_each(
+        self, source: str, spaces: Sequence[ConfigSpace], problems: Sequence[Problem]
+    ) -> list[dict[str, Value]]:
+        """The configuration that a program stands for at each of several problems; one process runs it for
+        all of them, within the limits of one run.
+
+        Raises:
+            Rejected: As :meth:`run` does, for whichever problem it is.
+        """
+        calls = ", ".join(_call(source, problem) for problem in problems)
+        _require_one(source)
+        found = self._on_thread(lambda: self._started().call(source, f"[{calls}]"))
+        return [check(value, space) for value, space in zip(found, spaces, strict=True)]
 
     def resolve(
         self, proposal: Proposal, space: ConfigSpace, problem: Problem | None = None, base: Config | None = None
@@ -157,6 +166,19 @@ def _gate(source: object) -> None:
     if found := _DECEPTIVE.search(source):
         line = source.count("\n", 0, found.start()) + 1
         raise Rejected("parse", f"line {line}: invisible character U+{ord(found.group()):04X}; remove it")
+
+
+def _require_one(source: str) -> None:
+    if (found := len(_DEFINITION.findall(source))) != 1:
+        raise Rejected("parse", f"expected one top-level def get_kernel_config(), found {found}")
+
+
+def _call(source: str, problem: Problem | None) -> str:
+    """How a program is asked for its configuration."""
+    argument = _literal(problem)
+    _gate(source)
+    takes_none = _DEFINITION.findall(source)[:1] == [")"] or problem is None
+    return "get_kernel_config()" if takes_none else f"get_kernel_config({argument})"
 
 
 def _literal(problem: Problem | None) -> str:

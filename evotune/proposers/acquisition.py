@@ -32,5 +32,9 @@ class SurrogateProposer:
     def tell(self, feedback: Sequence[Feedback]) -> None:
         for item in feedback:
             self._surrogate.observe(
-                item.config, item.loss, fidelity_rank=item.fidelity_rank, variance=item.variance
+                item.config,
+                item.loss,
+                fidelity_rank=item.fidelity_rank,
+                variance=item.variance,
+                cost_s=item.cost_s,
             )

@@ -20,6 +20,8 @@ PRIOR_OTHER = (0.5, 2.0)
 FORGET = 0.95  # of its earnings, kept at each turn of an origin: late in a run other origins win
 SHARPNESS = 6.0
 FLOOR = 0.01
+# A share of at most this is the floor and next to nothing earned.
+AT_FLOOR = 1.5 * FLOOR
 
 
 class Bandit:
@@ -34,6 +36,7 @@ class Bandit:
         self._earned: dict[Origin, float] = {o: earned for o, (earned, _) in prior.items()}
         self._turns: dict[Origin, float] = {o: turns for o, (_, turns) in prior.items()}
         self._losses: list[float] = []
+        self._at_floor: dict[Origin, int] = dict.fromkeys(prior, 0)
 
     def tell(self, origin: Origin, loss: float | None) -> None:
         """Credit an origin with the loss of its trial, None if that failed."""
@@ -45,12 +48,22 @@ class Bandit:
         if origin in self._turns:
             self._earned[origin] = FORGET * self._earned[origin] + earned
             self._turns[origin] = FORGET * self._turns[origin] + 1.0
+        for each, share in self.shares().items():
+            self._at_floor[each] = self._at_floor[each] + 1 if share <= AT_FLOOR else 0
+
+    def expected(self, origin: Origin) -> float:
+        """What a turn of an origin is expected to earn, in [0, 1]."""
+        return self._earned[origin] / self._turns[origin]
+
+    def at_floor(self, origin: Origin) -> int:
+        """Turns of whomever, since an origin last had more than the floor."""
+        return self._at_floor[origin]
 
     def shares(self) -> dict[Origin, float]:
         """Each origin's share of the coming turns; they sum to 1 and none is below the floor."""
         weight: dict[Origin, float] = {}
-        for origin, turns in self._turns.items():
-            weight[origin] = math.pow(self._earned[origin] / turns, SHARPNESS)
+        for origin in self._turns:
+            weight[origin] = math.pow(self.expected(origin), SHARPNESS)
         total = sum(weight.values()) or 1.0
         to_share = 1.0 - FLOOR * len(weight)
         return {o: FLOOR + to_share * w / total for o, w in weight.items()}

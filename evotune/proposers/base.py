@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from random import Random
 from typing import Protocol
 
@@ -17,7 +17,8 @@ class Feedback:
     """What the search learns from one trial.
 
     ``loss`` is lower for better, on a scale where differences mean something: log latency, say. It
-    is None for a failed trial. ``variance`` is that of the loss.
+    is None for a failed trial. ``variance`` is that of the loss. ``cost_s`` are the seconds that
+    compiling and measuring took, None if they are not known. ``facts`` are what compiling told.
     """
 
     number: int
@@ -26,6 +27,8 @@ class Feedback:
     variance: float = 0.0
     fidelity_rank: int = 0
     failure: str | None = None
+    cost_s: float | None = None
+    facts: Mapping[str, float] = field(default_factory=dict[str, float])
 
     @property
     def config(self) -> Config:

@@ -4,11 +4,24 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from evotune.errors import Fatal, ProviderError, Rejected
-from evotune.llm import Completion, Context, Failed, Focus, LlmClient, PromptBuilder, Roofline, Scored
+from evotune.errors import BadOutput, Fatal, ProviderError, Rejected
+from evotune.llm import (
+    Call,
+    CapReached,
+    Completion,
+    Context,
+    Failed,
+    Focus,
+    LlmClient,
+    PromptBuilder,
+    Roofline,
+    Scored,
+)
 from evotune.program import Sandbox, extract, render
 from evotune.proposers.base import Feedback
 from evotune.proposers.islands import Islands
@@ -17,9 +30,10 @@ from evotune.trial import Candidate, Origin
 
 log = logging.getLogger(__name__)
 
-# What the islands are asked for in turn: they see their own elites and are sent different ways.
+# What the islands are asked for, each in turn: they see their own elites and are sent different ways.
 FOCUS: tuple[Focus, ...] = ("exploit", "jump", "opposite")
 SHOWN_FAILURES = 6
+SHOWN_REJECTIONS = 3
 
 
 @dataclass(frozen=True)
@@ -33,33 +47,55 @@ class Story:
     roofline: Roofline | None = None
 
 
+class Record(Protocol):
+    """Keeps what a model cost and what it brought."""
+
+    def on_calls(self, calls: Sequence[Call]) -> None:
+        """Requests ended, with an answer or without."""
+        ...
+
+    def on_offer(self, candidates: Sequence[Candidate]) -> None:
+        """An answer brought these, all of one parent; they will be offered until they are tried or dropped."""
+        ...
+
+    def on_reject(self, origin: Origin, rejected: Rejected) -> None:
+        """A proposal is not a legal configuration, or is known already."""
+        ...
+
+    def on_retired(self, reason: str) -> None:
+        """The model is not asked any more in this run."""
+        ...
+
+
 class ModelProposer:
     """Asks for several configurations per call, and offers what was legal of the answers.
 
     A question is asked as soon as the last answer is used up, so that the next answer is there when
-    its turn comes; with a client that asks at once (the mock) it waits for the turn.
+    its turn comes; a model that is asked at once (the mock) waits for the turn.
 
     Args:
+        concurrency: Questions under way at most.
+        is_background: Whether answers come later.
         calls_before: Made by earlier calls of the same run, so that no question is asked twice.
-        on_reject: Hears of each proposal that is not a legal configuration.
-        on_reply: Hears of each answer or failure, for the record.
+        offers: Configurations that earlier calls of the run paid for, with the trials that they come from.
     """
 
     def __init__(
         self,
         space: ConfigSpace,
         origin: Origin,
-        client: LlmClient[tuple[int, Config | None]],
+        client: LlmClient[int | None],
         prompts: PromptBuilder,
         sandbox: Sandbox,
         islands: Islands,
         story: Story,
+        record: Record,
         *,
         configs_per_call: int,
+        concurrency: int,
         is_background: bool,
         calls_before: int = 0,
-        on_reject: Callable[[Origin, Rejected], None],
-        on_reply: Callable[[Completion | ProviderError], None],
+        offers: Sequence[tuple[Config, int | None]] = (),
     ) -> None:
         self.origin: Origin = origin
         self._space = space
@@ -68,17 +104,17 @@ class ModelProposer:
         self._sandbox = sandbox
         self._islands = islands
         self._story = story
+        self._record = record
         self._configs_per_call = configs_per_call
+        self._concurrency = concurrency
         self._is_background = is_background
-        self._on_reject = on_reject
-        self._on_reply = on_reply
-        self._waiting: list[Candidate] = []
+        self._waiting = [self._candidate(config, parent) for config, parent in offers]
         self._calls = calls_before
         self._is_over = False
+        self._fruitless = 0
+        self._rejected: deque[Rejected] = deque(maxlen=SHOWN_REJECTIONS)
         self._told: list[Feedback] = []
         self._seen: set[tuple[int, ...]] = set()
-        if is_background:
-            self._question()
 
     def ask(self, n: int) -> list[Candidate]:
         """Up to ``n`` of the candidates that came; those not taken are offered again."""
@@ -88,62 +124,104 @@ class ModelProposer:
             self._collect()
         return self._waiting[:n]
 
+    def prepare(self) -> None:
+        """Have the next answer written while something else is measured."""
+        if self._is_background:
+            self._collect()
+            if not self._waiting:
+                self._question()
+
     def drop(self) -> None:
         """Forget what was offered: the screen wanted none of it, so newer answers are needed."""
+        self._fruitless += bool(self._waiting)
+        self._waiting = []
+
+    def fruitless(self) -> int:
+        """How many answers since the last question came to nothing: none of what they held was new, legal
+        and worth a trial. An outage is not among them."""
+        found, self._fruitless = self._fruitless, 0
+        return found
+
+    def retire(self, reason: str | None = None) -> None:
+        """Ask no more and forget what is left; a reason is recorded, the first time."""
+        if not self._is_over and reason is not None:
+            self._record.on_retired(reason)
+        self._is_over = True
         self._waiting = []
 
     def tell(self, feedback: Sequence[Feedback]) -> None:
         self._told.extend(feedback)
         self._seen.update(self._space.key(f.config) for f in feedback)
         self._waiting = [c for c in self._waiting if self._space.key(c.config) not in self._seen]
-        if self._is_background:
-            self._collect()
-            if not self._waiting:
-                self._question()
 
     def _question(self) -> None:
-        if self._is_over or self._client.outstanding:
+        if self._is_over or self._client.outstanding >= self._concurrency:
             return
-        island = self._calls % self._islands.count
+        turn, island = divmod(self._calls, self._islands.count)
         elites = [number for number, _ in self._islands.best(island, 1)] if len(self._islands) else []
-        parent = elites[0] if elites else None
-        base = next((f.config for f in self._told if f.number == parent), None)
         self._calls += 1
-        self._client.submit(
-            self._prompts.build(self._context(island)), (parent if parent is not None else -1, base)
-        )
+        context = self._context(island, FOCUS[(turn + island) % len(FOCUS)])
+        base = context.incumbent.config if context.incumbent else None
+        parent = elites[0] if elites else None
+        self._client.submit(self._prompts.build(context), parent, lambda reply: self._read(reply, base))
 
     def _collect(self) -> None:
-        for (parent, base), reply in self._client.finished():
-            self._on_reply(reply)
+        replies = self._client.finished()
+        self._record.on_calls(self._client.policy.calls())
+        for parent, reply in replies:
             if isinstance(reply, ProviderError):
-                self._is_over = isinstance(reply, Fatal)
-                if self._is_over:
-                    log.warning("the model is left out from here on: %s", reply)
+                self._miss(reply)
                 continue
-            found = extract(reply.text)
-            for rejected in found.rejections:
-                self._on_reject(self.origin, rejected)
-            for proposal in found.proposals:
-                try:
-                    config = self._sandbox.resolve(proposal, self._space, self._story.problem, base)
-                except Rejected as rejected:
-                    self._on_reject(self.origin, rejected)
-                    continue
-                self._offer(config, parent if parent >= 0 else None)
+            found = self._new(reply, parent)
+            # Also if the model has been given up meanwhile: the answer was paid for.
+            self._record.on_offer(found)
+            self._waiting += [] if self._is_over else found
+            self._fruitless += not found
 
-    def _offer(self, config: Config, parent: int | None) -> None:
-        key = self._space.key(config)
-        if key in self._seen or any(key == self._space.key(c.config) for c in self._waiting):
-            self._on_reject(self.origin, Rejected("known", "already proposed"))
-            return
-        self._waiting.append(Candidate(config, render(config, self._space), self.origin, parent))
+    def _miss(self, error: ProviderError) -> None:
+        self._fruitless += isinstance(error, BadOutput)
+        # What other calls have reserved may come back.
+        may_return = isinstance(error, CapReached) and not error.is_final
+        if isinstance(error, Fatal) and not may_return and not self._is_over:
+            self._is_over = True
+            log.warning("the model is left out from here on: %s", error)
 
-    def _context(self, island: int) -> Context:
+    def _read(self, reply: Completion, base: Config | None) -> list[Config | Rejected]:
+        """The configurations of an answer, or why they are none. Runs beside everything else here."""
+        extracted = extract(reply.text)
+        found: list[Config | Rejected] = [*extracted.rejections]
+        for proposal in extracted.proposals:
+            try:
+                found.append(self._sandbox.resolve(proposal, self._space, self._story.problem, base))
+            except Rejected as rejected:
+                found.append(rejected)
+        return found
+
+    def _new(self, read: Sequence[Config | Rejected], parent: int | None) -> list[Candidate]:
+        """What nobody has proposed before of an answer."""
+        found: list[Candidate] = []
+        known = self._seen | {self._space.key(c.config) for c in self._waiting}
+        for item in read:
+            if isinstance(item, Rejected):
+                self._rejected.append(item)
+                self._record.on_reject(self.origin, item)
+            elif (key := self._space.key(item)) in known:
+                self._record.on_reject(self.origin, Rejected("known", "already proposed"))
+            else:
+                known.add(key)
+                found.append(self._candidate(item, parent))
+        return found
+
+    def _candidate(self, config: Config, parent: int | None) -> Candidate:
+        """Our own rendering of it: no text of a model enters an island or another prompt."""
+        return Candidate(config, render(config, self._space), self.origin, parent)
+
+    def _context(self, island: int, focus: Focus) -> Context:
         """The state of the search as one island sees it."""
         good = sorted((f for f in self._told if f.loss is not None), key=lambda f: f.loss or 0.0)
         numbers = {number for number, _ in self._islands.best(island, 8)} if len(self._islands) else set[int]()
-        failed = [f for f in self._told if f.loss is None][-SHOWN_FAILURES:]
+        failed = [Failed(f.config, *_stage_and_reason(f)) for f in self._told if f.loss is None]
+        refused = [Failed(None, r.stage, r.reason) for r in self._rejected]
         return Context(
             kernel=self._story.kernel,
             space=self._space,
@@ -153,9 +231,10 @@ class ModelProposer:
             roofline=self._story.roofline,
             incumbent=_scored(good[0]) if good else None,
             top=[_scored(f) for f in good if f.number in numbers],
-            failures=[Failed(f.config, *_stage_and_reason(f)) for f in failed],
+            failures=[*refused, *failed[len(refused) - SHOWN_FAILURES :]],
+            static=good[0].facts if good else {},
             tried=[f.config for f in self._told],
-            focus=FOCUS[self._calls % len(FOCUS)],
+            focus=focus,
             call=self._calls,
             n=self._configs_per_call,
         )

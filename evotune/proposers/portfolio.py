@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from contextlib import contextmanager
-from functools import cache
-from importlib import import_module
-from typing import Any
+from collections.abc import Callable, Sequence
 
 from evotune.program import render
 from evotune.proposers.acquisition import SurrogateProposer
 from evotune.proposers.bandit import Bandit
 from evotune.proposers.base import Feedback, Proposer, Seeds
 from evotune.proposers.islands import Islands
+from evotune.proposers.linalg import one_thread
 from evotune.proposers.model import ModelProposer
 from evotune.space import Config, ConfigSpace
 from evotune.surrogate import Surrogate
@@ -27,22 +24,24 @@ SCREEN_MARGIN = 0.1
 # expected improvement, and the bandit sees to it that it earns its turns.
 MODEL_MARGIN = 3.0
 MODEL_ORIGINS = ("llm", "mock")
-
-
-@contextmanager
-def _one_thread() -> Generator[None]:
-    """Keep linear algebra on the calling thread: the matrices are small, waiting threads would spin
-    on the cores that compile, and sums must be added in one order wherever a run is repeated."""
-    with _controller().limit(limits=1):
-        yield
-
-
-@cache
-def _controller() -> Any:
-    import_module("scipy.linalg")  # it has a BLAS of its own, which must be loaded to be found
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
+# Of a turn in the opening, for a model to have one: 0.5 is expected of it at first, and 0.33 once an idea
+# was worse than everything. With 3 turns in any case, a model that knows only bad configurations cost 0.04
+# of the score of 100 evaluations; see benchmarks/results/models.md.
+OPENING_EARNINGS = 0.4
+# Expected rank correlation with a source below which the search opens as if there were none; 0.4 gave
+# up on sources that were of use, see benchmarks/results/transfer.md.
+LEAST_AGREEMENT = 0.25
+SET_ASIDE = (
+    "the surrogate is set aside: of late it has predicted no better than the mean; "
+    "the search goes on near the best and by chance"
+)
+# A model that has been at the bandit's floor for so many turns is not asked any more: a question costs
+# money and, at that share, its answer would hardly be heard. In 100 evaluations of recorded spaces that
+# ends four of five models that know nothing, and one that knows a region in a third of runs, as when
+# that is used up (benchmarks/results/models.md).
+RETIRE_AFTER = 20
+RETIRED = f"the model has earned nothing in the last {RETIRE_AFTER} turns and is not asked any more in this run"
+HEARD_AGAIN = "the surrogate predicts better than the mean again and is heard"
 
 
 class Portfolio:
@@ -57,6 +56,7 @@ class Portfolio:
         seed: Fixes the order of turns.
         start_points: Trials in the opening after the default, far apart from each other.
         screens: Whether the surrogate drops what others propose and it does not like.
+        on_note: Told once whenever the surrogate is set aside, and when it is heard again.
     """
 
     def __init__(
@@ -70,10 +70,13 @@ class Portfolio:
         seed: int,
         start_points: int,
         screens: bool = True,
+        on_note: Callable[[str], None] = lambda _: None,
     ) -> None:
         self._space = space
         self._surrogate = surrogate
         self._screens = screens
+        self._on_note = on_note
+        self._is_set_aside = False
         self._favourites = SurrogateProposer(space, surrogate)
         self._islands = islands
         self._model = model
@@ -84,6 +87,11 @@ class Portfolio:
         self._opening = [Candidate(space.default, render(space.default, space), "default")]
         for config in surrogate.start(start_points, given=[space.default]):
             self._opening.append(Candidate(config, render(config, space), "random"))
+        self._elsewhere = [
+            Candidate(config, render(config, space), "surrogate")
+            for config in surrogate.favourites_elsewhere(start_points)
+        ]
+        self._start_points = start_points
         self._seen: set[tuple[int, ...]] = set()
 
     @property
@@ -97,20 +105,19 @@ class Portfolio:
         Args:
             pending: Configurations in flight.
         """
-        with _one_thread():
+        with one_thread():
             return self._next(pending)
 
     def _next(self, pending: Sequence[Config]) -> Candidate | None:
         if self.is_exhausted:
             return None
-        while self._opening:
-            # A model knows things before anything is measured: its first ideas join the opening. The
-            # mock knows nothing.
-            joins = self._model is not None and self._model.origin == "llm" and len(self._seen) % 3 == 1
-            turn = self._offer_of(self._model) if self._model and joins else None
-            candidate = turn or next(iter(self._fresh([self._opening.pop(0)])), None)
+        self._mind_model()
+        while points := self._opening_points():
+            turn = self._offer_of(self._model) if self._model and self._joins_opening(self._model) else None
+            candidate = turn or next(iter(self._fresh([points.pop(0)])), None)
             if candidate is not None:
                 return self._take(candidate)
+        self._say_if_set_aside()
         self._favourites.expect(pending)
         for origin in self._bandit.order(self._seeds.next()):
             if (best := self._offer_of(self._proposers[origin])) is not None:
@@ -138,6 +145,22 @@ class Portfolio:
         for item in feedback:
             self._bandit.tell(item.candidate.origin, item.loss)
 
+    def _opening_points(self) -> list[Candidate]:
+        """What is left of the opening. With a source, its best until something is measured, then
+        nothing while the two agree: the surrogate knows enough. Else it is the opening of a search
+        without a source, less what the source has cost."""
+        agreement = self._surrogate.agreement
+        if agreement is None:
+            return self._elsewhere if self._seen and self._elsewhere else self._opening
+        is_over = len(self._seen) > self._start_points
+        return [] if is_over or agreement >= LEAST_AGREEMENT else self._opening
+
+    def _say_if_set_aside(self) -> None:
+        """Here and not where trials are told: a resumed run is told all of them at once."""
+        if self._surrogate.is_set_aside != self._is_set_aside:
+            self._is_set_aside = not self._is_set_aside
+            self._on_note(SET_ASIDE if self._is_set_aside else HEARD_AGAIN)
+
     def _offer_of(self, proposer: Proposer) -> Candidate | None:
         """The best of what an origin brings to its turn, if it is good enough."""
         candidates = self._fresh(proposer.ask(1 if proposer is self._favourites else PER_TURN))
@@ -145,6 +168,26 @@ class Portfolio:
         if best is None and self._model is not None and proposer is self._model:
             self._model.drop()
         return best
+
+    def _joins_opening(self, model: ModelProposer) -> bool:
+        """A model knows things before anything is measured: its first idea joins the opening, and others
+        while they are good. The mock knows nothing."""
+        is_turn = len(self._seen) % 3 == 1
+        return is_turn and model.origin == "llm" and self._bandit.expected("llm") >= OPENING_EARNINGS
+
+    def _mind_model(self) -> None:
+        """Have it write its next answer, unless it has stopped earning.
+
+        Answers that came to nothing are turns that earned nothing. Here and not where trials are told:
+        a resumed run is told all of them at once, and has nothing to ask before.
+        """
+        if self._model is None:
+            return
+        self._model.prepare()
+        for _ in range(self._model.fruitless()):
+            self._bandit.tell(self._model.origin, None)
+        if self._bandit.at_floor(self._model.origin) >= RETIRE_AFTER:
+            self._model.retire(RETIRED)
 
     def _take(self, candidate: Candidate) -> Candidate:
         self._seen.add(self._key(candidate))

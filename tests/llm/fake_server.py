@@ -86,6 +86,7 @@ class FakeServer:
         self.script: list[Fault] = []
         self.otherwise: Fault = GOOD
         self.refuse = lambda request: None
+        self.answer = ANSWER
         self.requests: list[Request] = []
         self.released = threading.Event()
         self._lock = threading.Lock()
@@ -128,7 +129,9 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
             self.close_connection = True
             if fault.breaks == "reset":
                 return
-            form = fault.body if fault.body is not None else json.dumps(_answer(request, fault.finish))
+            form = (
+                fault.body if fault.body is not None else json.dumps(_answer(request, fault.finish, server.answer))
+            )
             body = form.encode("utf-8", "surrogateescape")
             try:
                 self.send_response(fault.status)
@@ -147,8 +150,8 @@ def _handler(server: FakeServer) -> type[BaseHTTPRequestHandler]:
     return Handler
 
 
-def _answer(request: Request, finish: str) -> dict[str, Any]:
-    text = "" if finish == "empty" else ANSWER
+def _answer(request: Request, finish: str, text: str) -> dict[str, Any]:
+    text = "" if finish == "empty" else text
     if request.path.endswith("/messages"):
         reason = {"length": "max_tokens", "refusal": "refusal"}.get(finish, "end_turn")
         return {

@@ -105,6 +105,7 @@ def test_an_unknown_provider_is_refused_with_the_nearest_name() -> None:
 def test_a_key_file_is_read_and_its_content_never_shown(tmp_path: Path) -> None:
     path = tmp_path / "key"
     path.write_text("sk-from-file-123456\n", encoding="utf-8")
+    path.chmod(0o600)
     assert isinstance(choose("openai", key_file=path).provider, OpenAIProvider)
     path.write_text("two words", encoding="utf-8")
     with pytest.raises(UsageError) as error:
@@ -112,6 +113,16 @@ def test_a_key_file_is_read_and_its_content_never_shown(tmp_path: Path) -> None:
     assert "words" not in str(error.value)
     with pytest.raises(UsageError, match="cannot read"):
         choose("openai", key_file=tmp_path / "missing")
+
+
+@pytest.mark.parametrize("mode", [0o640, 0o604, 0o666])
+def test_a_key_file_that_others_can_read_is_refused_with_what_to_do(mode: int, tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("sk-from-file-123456\n", encoding="utf-8")
+    path.chmod(mode)
+    with pytest.raises(UsageError, match="chmod 600") as error:
+        choose("openai", key_file=path)
+    assert "sk-from" not in str(error.value)
 
 
 def test_names_with_a_path(tmp_path: Path) -> None:

@@ -7,8 +7,10 @@ import sys
 import threading
 import time
 
-from evotune.errors import Fatal, ProviderError
-from evotune.llm import Completion, LlmClient, MockProvider, Policy, Prompt, Usage
+import pytest
+
+from evotune.errors import DeviceError, Fatal, ProviderError
+from evotune.llm import Completion, LlmClient, MockProvider, Policy, Prompt, Usage, preflight
 
 from .test_mock import prompt
 
@@ -66,6 +68,26 @@ def test_submitting_does_not_wait_and_late_replies_are_kept() -> None:
     client.close()
 
 
+def test_a_check_of_the_key_waits_only_so_long_and_what_it_may_cost_is_known() -> None:
+    gate = Gate()
+    policy = Policy(gate)
+    preflight(policy, wait_s=0.05)
+    (call,) = policy.abandon()
+    assert (call.usage, call.spent.calls) == (None, 1)
+    assert call.spent.tokens > 8192
+    gate.open.set()
+    assert policy.abandon() == []
+
+
+def test_a_refusal_of_the_key_in_time_is_raised() -> None:
+    class Wrong(Gate):
+        def complete(self, system: str, user: str, *, n: int) -> Completion:
+            raise Fatal("no such key")
+
+    with pytest.raises(Fatal, match="no such key"):
+        preflight(Policy(Wrong()), wait_s=20.0)
+
+
 def test_a_failure_comes_back_with_its_tag() -> None:
     class Broken(Gate):
         def complete(self, system: str, user: str, *, n: int) -> Completion:
@@ -74,6 +96,29 @@ def test_a_failure_comes_back_with_its_tag() -> None:
     client: LlmClient[int] = LlmClient(Policy(Broken()))
     client.submit(Prompt("s", "u"), 7)
     assert isinstance(collect(client, 1)[7], Fatal)
+    client.close()
+
+
+def test_answers_are_read_beside_everything_else_and_a_fault_of_the_machine_reaches_whoever_collects() -> None:
+    reading, main = threading.Event(), threading.get_ident()
+
+    def read(reply: Completion) -> str:
+        assert threading.get_ident() != main
+        reading.set()
+        return reply.text * 2
+
+    def fail(reply: Completion) -> str:
+        raise DeviceError("the interpreter does not start")
+
+    gate = Gate()
+    gate.open.set()
+    client: LlmClient[int] = LlmClient(Policy(gate), concurrency=1)
+    client.submit(Prompt("s", "ab"), 0, read)
+    assert reading.wait(20)
+    assert client.finished(wait_s=20.0) == [(0, "abab")]
+    client.submit(Prompt("s", "ab"), 1, fail)
+    with pytest.raises(DeviceError, match="interpreter"):
+        client.finished(wait_s=20.0)
     client.close()
 
 

@@ -93,11 +93,13 @@ MARKS = {
     "problem": "m = 4096",
     "roofline": "FLOP/byte",
     "device": "sms = 132",
+    "constraints": "BLOCK * 2 <= N",
+    "incumbent": '"incumbent"',
     "top": "5.25 ms",
     "failures": "out of shared memory",
     "static": "registers = 96",
     "untouched": "Nobody has varied",
-    "tried": "3 configurations have been tried",
+    "tried": 'have been tried. The latest, values in the order of the space:\n\n[64, 1.0, "nt", false]',
     "focus": "structural jump",
 }
 
@@ -110,6 +112,29 @@ def test_each_ingredient_can_be_switched_off(name: str) -> None:
     assert MARKS[name] not in left.system + left.user
     others = [m for n, m in MARKS.items() if n != name]
     assert not [m for m in others if m not in left.system + left.user]
+
+
+def test_without_the_incumbent_the_best_are_told_as_differences_from_the_default() -> None:
+    user = PromptBuilder(PROMPTS, without=["incumbent"]).build(context()).user
+    assert "differences from the default" in user
+    assert "4 ms: BLOCK=64\n" in user
+
+
+def test_compiler_text_is_shortened_to_what_ran_out_and_by_how_much() -> None:
+    pages = "\n".join(f"note: in expansion of macro number {i} of many" for i in range(100))
+    said = f"candidate.cu: error: no instance\n{pages}\nout of resource: shared memory, Required: 262144, "
+    said += "Hardware limit: 232448. Reducing block sizes may help"
+    for reason in (said, " | ".join(said.splitlines())):
+        user = PromptBuilder(PROMPTS).build(context(failures=[Failed(WORSE, "compile", reason)])).user
+        (line,) = [row for row in user.splitlines() if "compile failed" in row]
+        assert "Required: 262144, Hardware limit: 232448" in line
+        assert "error: no instance" in line
+        assert len(line) < 300
+
+
+def test_whole_numbers_of_facts_are_told_in_full() -> None:
+    user = PromptBuilder(PROMPTS).build(context(static={"shared_bytes": 232448.0, "occupancy": 0.28125})).user
+    assert "shared_bytes = 232448, occupancy = 0.2812" in user
 
 
 def test_programs_are_invited_only_where_they_are_wanted() -> None:
@@ -193,6 +218,17 @@ def test_a_wrong_template_is_a_mistake_found_at_once(text: str, match: str, tmp_
         PromptBuilder(templates(tmp_path, user=text))
 
 
+def test_a_folder_may_hold_one_template_and_the_other_stays_as_shipped(tmp_path: Path) -> None:
+    own = tmp_path / "own"
+    own.mkdir()
+    with pytest.raises(UsageError, match=r"neither system\.md nor user\.md"):
+        PromptBuilder(PROMPTS, own=own)
+    (own / "user.md").write_text("{{ state }} mine", encoding="utf-8")
+    prompt = PromptBuilder(PROMPTS, own=own).build(context())
+    assert prompt.user.endswith("mine")
+    assert prompt.system == PromptBuilder(PROMPTS).build(context()).system
+
+
 def test_a_template_cannot_reach_into_python(tmp_path: Path) -> None:
     folder = templates(tmp_path, user="{{ state.__class__.__mro__ }}")
     with pytest.raises(UsageError, match="cannot be filled"):
@@ -217,3 +253,8 @@ def test_the_schema_allows_what_the_space_has_and_nothing_else() -> None:
     }
     assert schema["required"] == list(SPACE.names)
     assert schema["additionalProperties"] is False
+
+
+def test_a_schema_with_programs_has_a_list_of_texts_beside_the_configurations() -> None:
+    assert answer_schema(SPACE, programs=True)["required"] == ["configs", "programs"]
+    assert answer_schema(SPACE)["required"] == ["configs"]

@@ -54,6 +54,12 @@ def test_a_program_without_a_fence_is_taken_whole() -> None:
     assert [p.text for p in extract(text).proposals] == [text]
 
 
+def test_an_answer_of_json_alone_may_hold_programs_as_texts() -> None:
+    found = extract(json.dumps({"configs": [{"x": 1}], "programs": [PROGRAM, "I have no other."]}))
+    assert [(p.text, p.config) for p in found.proposals] == [('{"x": 1}', {"x": 1}), (PROGRAM, None)]
+    assert [r.reason for r in found.rejections] == ["a configuration is a JSON object, found a str"]
+
+
 def test_programs_and_json_may_share_an_answer() -> None:
     found = extract(f'```python\n{PROGRAM}```\n```json\n{{"x": 1}}\n```\n')
     assert [(p.text, p.config) for p in found.proposals] == [(PROGRAM, None), ('{"x": 1}', {"x": 1})]

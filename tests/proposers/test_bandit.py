@@ -27,6 +27,18 @@ def test_an_origin_that_keeps_finding_better_gets_the_largest_share():
     assert max(shares, key=shares.__getitem__) == "llm"
 
 
+def test_turns_at_the_floor_are_counted_until_an_origin_earns_again():
+    bandit = Bandit(ORIGINS)
+    for i in range(30):
+        bandit.tell("llm", None)
+        bandit.tell("mutation", -float(i))
+    assert 20 < bandit.at_floor("llm") <= 60
+    assert bandit.at_floor("mutation") == 0
+    for i in range(100, 140):
+        bandit.tell("llm", -float(i))
+    assert bandit.at_floor("llm") == 0
+
+
 def test_failures_earn_nothing():
     bandit = Bandit(ORIGINS)
     before = bandit.shares()["llm"]
