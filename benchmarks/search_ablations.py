@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import argparse
 import platform
+import shlex
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import version
@@ -175,7 +177,7 @@ The default search with one thing changed, replayed on {spaces} recorded spaces,
 a run. The error of a score is about {error:.3f}: smaller differences mean nothing. Python {python}, numpy {numpy};
 the last column is CPU time on a shared machine, good for comparing rows only.
 
-    python benchmarks/search_ablations.py --seeds {seeds} --out benchmarks/results/search_ablations.md
+    {command}
 
 | change | score | worst space | by time | r@10 | r@25 | r@50 | r@100 | within 5 % | CPU ms per evaluation |
 |---|--:|--:|--:|--:|--:|--:|--:|--:|--:|
@@ -200,6 +202,7 @@ def main() -> None:
         spaces=len(found.recordings),
         budget=a.budget,
         seeds=a.seeds,
+        command=shlex.join(["python", *sys.argv]),
         # Scores of one space differ by 0.2 between seeds.
         error=0.2 / np.sqrt(a.seeds * len(found.recordings)),
         python=platform.python_version(),

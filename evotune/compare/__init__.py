@@ -4,21 +4,37 @@
 :func:`write_plot` a picture of it.
 """
 
-from evotune.compare.comparison import Comparison, compare
+from evotune.compare.best import Best, best_found, format_best
+from evotune.compare.comparison import (
+    Comparison,
+    check_writable,
+    compare,
+    default_methods,
+    default_seeds,
+    partial_of,
+)
 from evotune.compare.page import write_page
 from evotune.compare.parallel import Progress
-from evotune.compare.plot import write_plot
+from evotune.compare.plot import check_plot, write_plot
 from evotune.compare.runs import SearchRun, open_space
 from evotune.compare.score import MethodScore, format_table, score
 
 __all__ = [
+    "Best",
     "Comparison",
     "MethodScore",
     "Progress",
     "SearchRun",
+    "best_found",
+    "check_plot",
+    "check_writable",
     "compare",
+    "default_methods",
+    "default_seeds",
+    "format_best",
     "format_table",
     "open_space",
+    "partial_of",
     "score",
     "write_page",
     "write_plot",

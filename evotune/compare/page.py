@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
+from evotune.compare.belief import beliefs
 from evotune.compare.comparison import Comparison
 from evotune.compare.curves import panels
 from evotune.compare.score import MethodScore
 from evotune.compare.svg import line_chart, looks
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
+# What is drawn of a belief: fields of a slice, and what they are called.
+PANELS: Mapping[str, str] = {
+    "latency_ms": "Predicted latency, ms",
+    "true_ms": "Recorded latency, ms",
+    "std": "Uncertainty: standard deviation of log latency",
+    "utility": "Log acquisition, weighed with the chance of running",
+}
 
 
 def write_page(comparison: Comparison, rows: Sequence[MethodScore], out: Path) -> None:
-    """Write tables, convergence curves and the heat map of scores, method x space."""
+    """Write tables, convergence curves, the heat map of scores, method x space, and the surrogate's beliefs."""
     from jinja2 import Environment
     from markupsafe import Markup
 
@@ -23,9 +32,9 @@ def write_page(comparison: Comparison, rows: Sequence[MethodScore], out: Path) -
         [Markup(line_chart(p, styles, width=520, height=280 if i == 0 else 220)) for p in pair]
         for i, pair in enumerate(panels(comparison))
     ]
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
-        TEMPLATE.read_text(encoding="utf-8")
-    )
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
+    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
     text = template.render(
         comparison=comparison,
         rows=rows,
@@ -35,6 +44,8 @@ def write_page(comparison: Comparison, rows: Sequence[MethodScore], out: Path) -
         devices={r.name: r.meta.get("device") or "unnamed device" for r in comparison.recordings},
         charts=drawn,
         shade=_shade,
+        panels=PANELS,
+        beliefs=[asdict(belief) for belief in beliefs(comparison)],
     )
     out.write_text(text, encoding="utf-8")
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import json
-import logging
 import queue
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import cache
 from hashlib import sha256
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,6 @@ from evotune.content import PACKAGE
 from evotune.errors import DeviceError, UsageError
 from evotune.process import Worker
 from evotune.replay import Recording
-
-_log = logging.getLogger(__name__)
 
 ENTRY = "evotune.compare.parallel:serve"
 # BLAS threads of runs side by side would fight over the cores, and the time of a search would
@@ -51,39 +49,47 @@ class Progress:
 
 
 def run_all(
-    plans: Sequence[Plan],
-    recordings: dict[str, Recording],
+    plans: Mapping[Plan, str],
     *,
     jobs: int,
     partial: Path | None,
     on_progress: Callable[[Progress], None] | None,
+    on_note: Callable[[str], None],
 ) -> list[SearchRun]:
     """One run per plan, in the order of the plans.
 
     Args:
-        plans: Runs to make.
-        recordings: Of the plans' spaces.
+        plans: Runs to make, and the :func:`marks` by which they are found again.
         jobs: Child processes.
         partial: Where runs are appended as they end, and found again by the next call; None for nowhere.
         on_progress: Called from this thread after each run.
+        on_note: Hears how many runs were found.
 
     Raises:
         UsageError: A search raised.
         DeviceError: A child died or ran out of time.
     """
-    marks = {plan: _mark(plan, recordings[plan.space]) for plan in plans}
     known = _read(partial)
-    done = {plan: known[mark] for plan, mark in marks.items() if mark in known}
+    done = {plan: known[mark] for plan, mark in plans.items() if mark in known}
     if done:
-        _log.info("%d of %d runs are in %s already", len(done), len(plans), partial)
+        on_note(f"{len(done)} of {len(plans)} runs are in {partial} already")
     for plan, run in _each([p for p in plans if p not in done], jobs):
         done[plan] = run
         if partial is not None:
             with partial.open("a", encoding="utf-8") as lines:
-                lines.write(json.dumps({"mark": marks[plan], "run": run.to_json()}) + "\n")
+                lines.write(json.dumps({"mark": plans[plan], "run": run.to_json()}) + "\n")
         if on_progress is not None:
             on_progress(Progress(len(done), len(plans), run))
     return [done[plan] for plan in plans]
+
+
+def marks(plans: Sequence[Plan], recordings: Mapping[str, Recording]) -> dict[Plan, str]:
+    """What names each run among those of other calls: the same mark would give the same run."""
+    subjects = {space: (recording.name, recording.hash) for space, recording in recordings.items()}
+    return {
+        p: json.dumps([*subjects[p.space], p.method, p.seed, p.budget, _code_hash(), _hash_of(p.method)])
+        for p in plans
+    }
 
 
 def serve(setup: object) -> Callable[[Any], Any]:
@@ -147,16 +153,22 @@ def _work(
         worker.stop()
 
 
-def _mark(plan: Plan, recording: Recording) -> str:
-    """Names a run among those of other calls: the same mark would give the same run."""
-    return json.dumps([recording.name, recording.hash, plan.method, plan.seed, plan.budget, _code_hash()])
-
-
 @cache
 def _code_hash() -> str:
     """Of evotune itself: a run of other code is not taken up again."""
     sources = sorted(PACKAGE.rglob("*.py"))
     return sha256(b"".join(p.read_bytes() for p in sources)).hexdigest()[:16]
+
+
+@cache
+def _hash_of(method: str) -> str | None:
+    """Of what a method takes from elsewhere: the recording that warms it, or the module of the user."""
+    if method.startswith(methods.WARM):
+        return open_space(method.removeprefix(methods.WARM)).hash
+    found = find_spec(method.partition(":")[0]) if ":" in method else None
+    if found is None or found.origin is None:
+        return None
+    return sha256(Path(found.origin).read_bytes()).hexdigest()[:16]
 
 
 def _read(partial: Path | None) -> dict[str, SearchRun]:

@@ -4,7 +4,8 @@
 method's mean best so far, as a share of the distance to the optimum: 0 is random search, 1 the
 optimum at once. ``time_score`` is the same over recorded compile and benchmark seconds plus the
 search's own. A repeat of a configuration is free, a failed one counts, and latencies are those of
-the recording, whatever a run says.
+the recording, whatever a run says. On the synthetic landscape a repeat counts as well: it is another
+measurement there, at another fidelity.
 """
 
 from __future__ import annotations
@@ -17,8 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from evotune.compare.runs import SearchRun
+from evotune.compare.synthetic import SyntheticRecording
 from evotune.errors import UsageError
 from evotune.replay import Recording
+from evotune.space import Config
 
 Array = npt.NDArray[Any]
 
@@ -67,9 +70,13 @@ class Landscape:
         rows = recording.rows.values()
         self.name = recording.name
         self.space = recording.space
+        # A recording knows one number of each configuration, and asking again is looking it up again.
+        # The synthetic landscape is measured anew: a search pays for each of its promotions.
+        self.repeats_count = isinstance(recording, SyntheticRecording)
         self.latency_ms = np.array([np.inf if r.time_ms is None else r.time_ms for r in rows])
         self.cost_s = np.array([r.seconds for r in rows])
-        self._index = {key: i for i, key in enumerate(recording.rows)}
+        self._keys = list(recording.rows)
+        self._index = {key: i for i, key in enumerate(self._keys)}
         valid = self.latency_ms[np.isfinite(self.latency_ms)]
         self.optimum_ms = float(valid.min())
         self.median_ms = float(np.median(valid))
@@ -101,17 +108,30 @@ class Landscape:
         Raises:
             UsageError: It evaluated a configuration that is not in the recording.
         """
-        keys = [self.space.key(config) for config, _ in run.evaluations]
-        if unknown := [k for k in keys if k not in self._index]:
-            config = self.space.from_key(unknown[0])
-            raise UsageError(f"{run.method} evaluated {config}, which is not in the recording {self.name}")
-        rows = np.array(list(dict.fromkeys(self._index[k] for k in keys))[:budget], dtype=int)
+        rows = self.rows(run)[:budget]
         best_ms = np.full(budget, np.inf)
         best_ms[: len(rows)] = self.latency_ms[rows]
         best_ms = np.minimum.accumulate(best_ms)
         best_ms[np.isinf(best_ms)] = self.median_ms
         own_s = run.overhead_s / max(1, len(rows)) * np.arange(1, len(rows) + 1)
         return Course(best_ms, np.cumsum(self.cost_s[rows]) + own_s)
+
+    def rows(self, run: SearchRun) -> Array:
+        """The evaluations of a run that count, as positions in :attr:`latency_ms`.
+
+        Raises:
+            UsageError: It evaluated a configuration that is not in the recording.
+        """
+        keys = [self.space.key(config) for config, _ in run.evaluations]
+        if unknown := [k for k in keys if k not in self._index]:
+            config = self.space.from_key(unknown[0])
+            raise UsageError(f"{run.method} evaluated {config}, which is not in the recording {self.name}")
+        made = [self._index[k] for k in keys]
+        return np.array(made if self.repeats_count else list(dict.fromkeys(made)), dtype=int)
+
+    def config(self, row: int) -> Config:
+        """The configuration at a position of :attr:`latency_ms`."""
+        return self.space.from_key(self._keys[row])
 
     def gain(self, random_ms: Array, courses_ms: Sequence[Array]) -> float:
         """Mean share of the distance from random search to the optimum that was won. Where random

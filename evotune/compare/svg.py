@@ -12,7 +12,8 @@ from evotune.compare.curves import Panel
 # Okabe & Ito 2008, told apart with any colour vision; then the same with dashes.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C6D31")
 DASHES = ("", "6 3", "2 2")
-MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 44, 10, 24, 34
+# Room for the larger letters that a narrow screen gets.
+MARGIN_LEFT, MARGIN_RIGHT, MARGIN_TOP, MARGIN_BOTTOM = 50, 18, 24, 40
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def line_chart(panel: Panel, styles: dict[str, Look], *, width: int, height: int
         out.append(f'<text x="{MARGIN_LEFT - 6}" y="{float(y) + 4:.1f}" text-anchor="end">{tick:.0%}</text>')
     for tick in _ticks(0, most_x):
         x = at(tick, least_y).split(",")[0]
-        out.append(f'<text x="{x}" y="{bottom + 14}" text-anchor="middle">{tick:g}</text>')
+        out.append(f'<text x="{x}" y="{bottom + 16}" text-anchor="middle">{tick:g}</text>')
     for method, curve in panel.curves.items():
         look = styles[method]
         xs = curve.x.tolist()

@@ -83,7 +83,7 @@ def recording() -> Recording:
 class SyntheticEvaluator:
     """Latencies with noise that falls with the repetitions of a fidelity, fixed by a seed."""
 
-    provenance: Provenance = "replayed"
+    provenance: Provenance = "synthetic"
 
     def __init__(self, seed: int) -> None:
         self.fidelities: Sequence[Fidelity] = FIDELITIES

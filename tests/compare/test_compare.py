@@ -8,7 +8,18 @@ from xml.etree import ElementTree
 import pytest
 
 from evotune.baselines import BASELINES
-from evotune.compare import compare, methods, open_space, score, synthetic, write_page, write_plot
+from evotune.compare import (
+    compare,
+    default_methods,
+    default_seeds,
+    methods,
+    open_space,
+    parallel,
+    score,
+    synthetic,
+    write_page,
+    write_plot,
+)
 from evotune.compare import runs as runs_module
 from evotune.compare.comparison import Comparison
 from evotune.compare.curves import panels
@@ -98,6 +109,7 @@ def test_runs_of_another_budget_or_recording_are_not_taken_up(toy, tmp_path):
     kept = partial.read_text()
     compare([toy], ["random"], [0], 11, jobs=1, out=out, on_progress=seen.append)
     assert len(seen) == 1
+    out.unlink()
     partial.write_text(kept)
     meta = Path(toy) / "meta.json"
     meta.write_text(meta.read_text() + "\n")
@@ -138,6 +150,76 @@ def test_what_cannot_be_compared_is_refused_before_any_run(toy, tmp_path):
         compare([str(twin), str(other)], ["random"], [0], 10)
     with pytest.raises(UsageError, match="at least"):
         compare([toy], ["random"], [], 10)
+
+
+def test_a_finished_comparison_is_read_from_its_file_and_not_made_again(toy, tmp_path):
+    out, seen, notes = tmp_path / "out.json", [], []
+    first = compare([toy], ["random", "de"], [0, 1], 10, out=out)
+    written = out.read_bytes()
+    again = compare([toy], ["de", "random"], [1, 0], 10, out=out, on_progress=seen.append, on_note=notes.append)
+    assert seen == []
+    assert "nothing was run again" in notes[0]
+    assert list(again.runs) == list(first.runs)
+    assert out.read_bytes() == written
+    assert not (tmp_path / "out.json.partial").exists()
+
+
+@pytest.mark.parametrize(
+    ("methods", "seeds", "budget"), [(["de"], [0], 10), (["random"], [0, 1], 10), (["random"], [0], 11)]
+)
+def test_the_file_of_another_comparison_is_refused_before_any_run_and_kept(toy, tmp_path, methods, seeds, budget):
+    out, seen = tmp_path / "out.json", []
+    compare([toy], ["random"], [0], 10, out=out)
+    written = out.read_bytes()
+    with pytest.raises(UsageError, match=r"out\.json exists, and is not of this comparison .*; move it away"):
+        compare([toy], methods, seeds, budget, out=out, on_progress=seen.append)
+    assert seen == []
+    assert out.read_bytes() == written
+
+
+@pytest.mark.parametrize("content", ["my notes\n", '{"runs": []}', "[1]", ""])
+def test_a_file_that_is_no_comparison_is_never_overwritten(toy, tmp_path, content):
+    out = tmp_path / "out.json"
+    out.write_text(content)
+    with pytest.raises(UsageError, match="move it away, or choose another name"):
+        compare([toy], ["random"], [0], 10, out=out)
+    assert out.read_text() == content
+
+
+def test_a_place_that_cannot_be_written_is_found_before_any_run(toy, tmp_path, monkeypatch):
+    seen = []
+    (tmp_path / "folder").mkdir()
+    for out, words in {
+        tmp_path / "nowhere" / "out.json": f"there is no folder {tmp_path / 'nowhere'}",
+        tmp_path / "folder": "it is not a file",
+    }.items():
+        with pytest.raises(UsageError, match=re.escape(words)):
+            compare([toy], ["random"], [0], 10, out=out, on_progress=seen.append)
+    monkeypatch.setattr("evotune.compare.comparison.os.access", lambda path, mode: path != tmp_path)
+    with pytest.raises(UsageError, match="permission denied"):
+        compare([toy], ["random"], [0], 10, out=tmp_path / "out.json", on_progress=seen.append)
+    assert seen == []
+
+
+def test_a_method_whose_code_was_changed_is_another_comparison(toy, tmp_path, monkeypatch):
+    own, out = tmp_path / "own_search.py", tmp_path / "out.json"
+    text = "from evotune.baselines import BASELINES\ndef make(r, s, budget): return BASELINES['de'](r.space, s)\n"
+    own.write_text(text)
+    monkeypatch.syspath_prepend(tmp_path)
+    compare([toy], ["own_search:make"], [0], 10, out=out)
+    parallel._hash_of.cache_clear()  # as in the process of the next call
+    compare([toy], ["own_search:make"], [0], 10, out=out)
+    own.write_text(text.replace("'de'", "'random'"))
+    parallel._hash_of.cache_clear()
+    with pytest.raises(UsageError, match="not of this comparison"):
+        compare([toy], ["own_search:make"], [0], 10, out=out)
+
+
+def test_what_is_not_said_is_the_studys_on_its_landscape_and_leaves_mfbo_out_on_recordings():
+    assert default_methods(["synthetic"]) == ("evotune", "mfbo", "pattern", "de", "random", "genetic", "annealing")
+    assert list(default_seeds(["conv_A100", "synthetic"])) == [42, 123, 456, 789, 1011]
+    assert default_methods(["conv_A100"]) == ["evotune", "pattern", "de", "random", "genetic", "annealing"]
+    assert list(default_seeds(["conv_A100"])) == list(range(10))
 
 
 def test_a_peer_that_is_not_installed_is_skipped_with_what_to_install(toy, monkeypatch):

@@ -5,6 +5,7 @@ from statistics import mean, median
 import numpy as np
 import pytest
 
+from evotune.compare import synthetic
 from evotune.compare.runs import SearchRun
 from evotune.compare.score import Course, Landscape, format_table, score
 from evotune.errors import UsageError
@@ -68,6 +69,15 @@ def test_a_repeat_is_free_and_a_failure_counts():
     course = landscape.course(make_run([1, 1, 2, 1, 4]), 3)
     assert course.best_ms.tolist() == [8.0, 8.0, 5.0]
     assert course.seconds == pytest.approx([1.0, 1.5, 3.0])
+
+
+def test_on_the_synthetic_landscape_a_promotion_counts():
+    landscape = Landscape(synthetic.recording())
+    config = synthetic.space().default
+    run = SearchRun("synthetic", "m", 0, 0.0, ((config, 1.0), (config, 1.0), (synthetic.OPTIMUM, 0.5)))
+    default_ms = synthetic.latency_ms(config)
+    assert landscape.course(run, 3).best_ms.tolist() == [default_ms, default_ms, synthetic.OPTIMUM_MS]
+    assert len(landscape.course(run, 2).seconds) == 2
 
 
 def test_latencies_are_those_of_the_recording_whatever_a_run_says():

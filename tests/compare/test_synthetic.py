@@ -3,7 +3,7 @@ from statistics import mean, stdev
 import pytest
 
 from evotune.compare import synthetic
-from evotune.compare.runs import open_space
+from evotune.compare.runs import evaluator_of, open_space
 from evotune.replay import FIDELITY, ReplayEvaluator
 
 SPACE = synthetic.space()
@@ -38,6 +38,13 @@ def test_the_recording_replays_the_true_latencies_and_says_that_nothing_was_meas
     for config in CONFIGS[::97]:
         assert evaluator.measure(config, FIDELITY).latency_ms == synthetic.latency_ms(config)
     assert recording.hash == open_space("synthetic").hash
+
+
+def test_what_a_formula_says_is_never_called_a_timing():
+    measured = synthetic.SyntheticEvaluator(0).measure(synthetic.OPTIMUM, synthetic.FIDELITIES[0])
+    assert measured.provenance == "synthetic"
+    assert evaluator_of(open_space("synthetic"), 0).provenance == "synthetic"
+    assert evaluator_of(open_space("conv_A100"), 0).provenance == "replayed"
 
 
 def test_noise_falls_with_the_fidelity_and_is_fixed_by_the_seed():
