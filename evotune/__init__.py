@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from evotune.openevolve_tuner import OpenEvolveTuner
+    from evotune.proposers.multifidelity import MultiFidelityBayesianSearch
     from evotune.space import ConfigSpace, Parameter
 
 __version__ = "0.1.0"
@@ -14,11 +15,12 @@ __version__ = "0.1.0"
 # Imported when first used: `evotune --help` and `import evotune` must not wait for numpy.
 _LAZY = {
     "ConfigSpace": "evotune.space",
+    "MultiFidelityBayesianSearch": "evotune.proposers.multifidelity",
     "OpenEvolveTuner": "evotune.openevolve_tuner",
     "Parameter": "evotune.space",
 }
 
-__all__ = ["ConfigSpace", "OpenEvolveTuner", "Parameter", "__version__"]
+__all__ = ["ConfigSpace", "MultiFidelityBayesianSearch", "OpenEvolveTuner", "Parameter", "__version__"]
 
 
 def __getattr__(name: str) -> object:

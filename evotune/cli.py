@@ -11,14 +11,16 @@ import json
 import logging
 import os
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from evotune.errors import DeviceError, ProviderError, UsageError
 
 if TYPE_CHECKING:
+    from evotune.compare import Comparison
     from evotune.settings import Settings
     from evotune.tuner import Result
 
@@ -56,16 +58,28 @@ def run(
         str | None, typer.Option(help="auto, cpu, cuda, h100, h200, b200, or your own recipe file.")
     ] = None,
     shape: Annotated[str | None, typer.Option(help="A named shape of the kernel.")] = None,
+    shapes: Annotated[
+        str | None,
+        typer.Option(metavar="A,B,C", help="Tune one program, a rule over sizes, for these shapes at once."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="With --shapes: write the program to this file.")] = None,
     provider: Annotated[
-        str | None, typer.Option(help="Who proposes programs: auto, openai, anthropic, mock, none.")
+        str | None,
+        typer.Option(
+            help="Who proposes programs: auto, openai, anthropic, mock, none, replay:FILE, human:FOLDER, a plug-in."
+        ),
     ] = None,
     model: Annotated[str | None, typer.Option(help="The provider's model.")] = None,
     base_url: Annotated[str | None, typer.Option(help="An OpenAI-compatible server.")] = None,
+    prompts: Annotated[
+        Path | None, typer.Option(help="Your own prompt templates: a folder with system.md, user.md, or both.")
+    ] = None,
     on_llm_error: Annotated[
         str | None, typer.Option(help="On a wrong key, model or request: fail, or fallback to go on without.")
     ] = None,
     search: Annotated[
-        str | None, typer.Option(help="evotune, or to compare with: random, pattern, de, genetic, annealing.")
+        str | None,
+        typer.Option(help="evotune or mfbo, or to compare with: random, pattern, de, genetic, annealing."),
     ] = None,
     max_evaluations: Annotated[int | None, typer.Option(help="Configurations to evaluate (60 if not set).")] = None,
     max_seconds: Annotated[
@@ -73,6 +87,10 @@ def run(
     ] = None,
     max_usd: Annotated[float | None, typer.Option(help="What the model may cost at most.")] = None,
     seed: Annotated[int | None, typer.Option(help="Fixes what is proposed.")] = None,
+    warm_start: Annotated[
+        str | None,
+        typer.Option(help="A journal, or a recording, of this kernel on another device or shape to learn from."),
+    ] = None,
     isolation: Annotated[
         str | None, typer.Option(help="strict refuses to run programs of models without a kernel-level jail.")
     ] = None,
@@ -96,14 +114,18 @@ def run(
       evotune run kernels/matmul.py --max-evaluations 200 --provider none
 
       evotune run recordings/conv_A100 --json
+
+      evotune run kernels/attention.py --shapes small,default,long --max-evaluations 90 --out heuristic.py
     """
     flags: dict[str, Any] = {
         "run.target": target,
         "run.shape": shape,
+        "run.shapes": shapes,
         "run.search": search,
         "run.max_evaluations": max_evaluations,
         "run.max_seconds": max_seconds,
         "run.seed": seed,
+        "run.warm_start": warm_start,
         "run.isolation": isolation,
         "run.journal": None if journal is None else str(journal),
         "llm.provider": provider,
@@ -111,25 +133,45 @@ def run(
         "llm.base_url": base_url,
         "llm.on_error": on_llm_error,
         "llm.max_usd": max_usd,
+        "prompt.folder": None if prompts is None else str(prompts),
     }
     settings = _settings(config, flags)
+    if settings.run.shapes is not None:
+        _run_shapes(kernel, settings, out=out, fresh=fresh, as_json=as_json, verbose=verbose, quiet=quiet)
+        return
+    if out is not None:
+        raise UsageError("--out is for the program of several shapes; give --shapes A,B,C too")
     from evotune.session import tune
-    from evotune.terminal import Terminal
+    from evotune.terminal import Terminal, print_result
 
     # A kernel file may print; stdout is for the result alone.
     with Terminal(verbose=verbose, quiet=quiet) as terminal, contextlib.redirect_stdout(sys.stderr):
         _log_to(terminal)
         result = tune(kernel, settings, observer=terminal, fresh=fresh)
-    _report(result, as_json=as_json)
+    _report(result, lambda: print_result(result, _stdout()), as_json=as_json)
 
 
-def _report(result: Result, *, as_json: bool) -> None:
+def _run_shapes(
+    kernel: str, settings: Settings, *, out: Path | None, fresh: bool, as_json: bool, verbose: bool, quiet: bool
+) -> None:
+    from evotune.shapes import find_shapes, tune_shapes
+    from evotune.shapes.terminal import ShapesTerminal, print_shapes
+
+    if out is not None and not out.parent.is_dir():
+        raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    with ShapesTerminal(verbose=verbose, quiet=quiet) as terminal, contextlib.redirect_stdout(sys.stderr):
+        _log_to(terminal)
+        result = tune_shapes(find_shapes(kernel, settings), settings, observer=terminal, fresh=fresh)
+    if out is not None and result.program is not None:
+        out.write_text(result.program, encoding="utf-8")
+    _report(result, lambda: print_shapes(result, _stdout()), as_json=as_json)
+
+
+def _report(result: Result, show: Callable[[], None], *, as_json: bool) -> None:
     if as_json:
         typer.echo(json.dumps(result.to_json()))
     else:
-        from evotune.terminal import print_result
-
-        print_result(result, _stdout())
+        show()
     if result.stopped == "interrupted":
         raise typer.Exit(INTERRUPTED)
     if result.best is None:
@@ -214,45 +256,83 @@ def check(
 def compare(
     spaces: Annotated[list[str], typer.Argument(help="Recordings, or `synthetic`.")],
     *,
-    method: Annotated[list[str], typer.Option(help="evotune, random, pattern, …; may be given several times.")],
+    method: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="evotune, random, …, or evotune+RECORDING for a warm start; several times. If not given: evotune, "
+            "mfbo (with synthetic only), pattern, de, random, genetic, annealing."
+        ),
+    ] = None,
     budget: Annotated[int, typer.Option(min=1, help="Evaluations of each run.")] = 200,
-    seeds: Annotated[str, typer.Option(help="How many, or which: 10, or 42,123,456.")] = "10",
+    seeds: Annotated[
+        str | None,
+        typer.Option(help="How many, or which: 10, or 1,2,3. If not given 10; with synthetic 42,123,456,789,1011."),
+    ] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Runs at once.")] = 2,
-    out: Annotated[Path | None, typer.Option("--json", help="Write all runs to this file.")] = None,
-    report: Annotated[Path | None, typer.Option(help="Write a page to this file.")] = None,
-    plot: Annotated[Path | None, typer.Option(help="Write a picture to this file (needs the extra plot).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--json", help="Write all runs to this file; one of another comparison is kept.")
+    ] = None,
+    report: Annotated[Path | None, typer.Option(help="Write a page to this file, or over it.")] = None,
+    plot: Annotated[
+        Path | None, typer.Option(help="Write a picture to this file, or over it (needs the extra plot).")
+    ] = None,
 ) -> None:
     """Score searches on recorded spaces.
 
-    With --json the same command again goes on where it stopped. Example:
+    Prints how well each search did, what it found and when, and its best configuration. With --json the
+    same command again goes on where it stopped, and reads the runs from the file once all are made. `synthetic`
+    is a built-in formula, noisy and with several valleys; nothing of it is measured on a device. Examples:
 
-    evotune compare recordings/conv_A100 --method evotune --method pattern --seeds 3
+      evotune compare synthetic --plot convergence_comparison.png
+
+      evotune compare recordings/conv_A100 --method evotune --method pattern --seeds 3
     """
     from evotune import compare as comparing
-    from evotune.compare.plot import check_plot
-    from evotune.terminal import Terminal
 
+    for path in (report, plot):
+        if path is not None:
+            comparing.check_writable(path)
     if plot is not None:
-        check_plot()
-    with Terminal() as terminal:
-        _log_to(terminal)
-        compared = comparing.compare(
-            spaces,
-            method,
-            _seeds(seeds),
-            budget,
-            jobs=jobs,
-            out=out,
-            on_progress=lambda p: terminal.on_progress(p.done, p.total),
-        )
-        for name, why in compared.skipped.items():
-            terminal.warn(f"{name} was left out: {why}")
+        comparing.check_plot(plot)
+    wanted = _seeds(seeds) if seeds else comparing.default_seeds(spaces)
+    compared = _compared(spaces, method or comparing.default_methods(spaces), wanted, budget, jobs=jobs, out=out)
     rows = comparing.score(compared.runs, compared.recordings, budget)
-    typer.echo(comparing.format_table(rows))
+    typer.echo(comparing.format_table(rows) + "\n")
+    typer.echo(comparing.format_best(comparing.best_found(compared)))
     if report is not None:
         comparing.write_page(compared, rows, report)
     if plot is not None:
         comparing.write_plot(compared, plot)
+
+
+def _compared(
+    spaces: Sequence[str], method: Sequence[str], seeds: Sequence[int], budget: int, *, jobs: int, out: Path | None
+) -> Comparison:
+    """Make the runs, shown on the terminal; Ctrl-C ends the process."""
+    from evotune import compare as comparing
+    from evotune.terminal import Terminal
+
+    try:
+        with Terminal() as terminal:
+            _log_to(terminal)
+            compared = comparing.compare(
+                spaces,
+                method,
+                seeds,
+                budget,
+                jobs=jobs,
+                out=out,
+                on_progress=lambda p: terminal.on_progress(p.done, p.total),
+                on_note=terminal.on_note,
+            )
+            for name, why in compared.skipped.items():
+                terminal.warn(f"{name} was left out: {why}")
+        return compared
+    except KeyboardInterrupt:
+        if out is None:
+            _fail("interrupted; no run was kept: with --json FILE the same command goes on", INTERRUPTED)
+        where = f"runs that ended are kept in {comparing.partial_of(out)}"
+        _fail(f"interrupted; {where}, and the same command goes on from there", INTERRUPTED)
 
 
 def _seeds(text: str) -> list[int]:
@@ -313,6 +393,6 @@ def main() -> None:
     sys.exit(code if isinstance(code, int) else FOUND)
 
 
-def _fail(message: str, code: int) -> None:
+def _fail(message: str, code: int) -> NoReturn:
     sys.stderr.write(f"error: {message}\n")
     sys.exit(code)

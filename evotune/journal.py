@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sqlite3
 import time
 import uuid
@@ -21,10 +20,11 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from evotune.errors import UsageError
-from evotune.space import Value
+from evotune.process.owner import is_alive, me
+from evotune.space import Config, Value
 from evotune.trial import Candidate, Fidelity, Measurement, Origin, Static, Trial
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 _SCHEMA = """
 CREATE TABLE run (
     id TEXT PRIMARY KEY, key TEXT NOT NULL, created_s REAL NOT NULL, kernel TEXT NOT NULL,
@@ -34,7 +34,7 @@ CREATE INDEX run_by_key ON run (key, created_s);
 CREATE TABLE trial (
     run TEXT NOT NULL REFERENCES run, number INTEGER NOT NULL, origin TEXT NOT NULL, parent INTEGER,
     program TEXT NOT NULL, config TEXT NOT NULL, compile_s REAL, facts TEXT, done_order INTEGER,
-    done_s REAL,
+    done_s REAL, fidelity_rank INTEGER,
     PRIMARY KEY (run, number)
 );
 CREATE TABLE attempt (run TEXT NOT NULL, trial INTEGER NOT NULL, pid INTEGER NOT NULL, started_s REAL NOT NULL);
@@ -50,9 +50,20 @@ CREATE TABLE rejection (
 );
 CREATE TABLE llm_call (
     run TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER,
-    usd REAL, seconds REAL, error TEXT, at_s REAL NOT NULL
+    usd REAL, seconds REAL, error TEXT, at_s REAL NOT NULL, spent_tokens INTEGER, spent_usd REAL
 );
+CREATE TABLE offer (run TEXT NOT NULL, parent INTEGER, config TEXT NOT NULL);
+CREATE TABLE note (run TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, at_s REAL NOT NULL);
 """
+# What brings a file of the first version to this one; its trials all climbed.
+_UPGRADE = (
+    "ALTER TABLE trial ADD COLUMN fidelity_rank INTEGER",
+    "ALTER TABLE llm_call ADD COLUMN spent_tokens INTEGER",
+    "ALTER TABLE llm_call ADD COLUMN spent_usd REAL",
+    *(s for s in _SCHEMA.split(";") if "TABLE offer" in s or "TABLE note" in s),
+)
+# Columns of a trial that make up its candidate, in the order of :func:`_candidate`.
+_CANDIDATE = "origin, parent, program, config, fidelity_rank"
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,10 @@ class Rejection:
 
 @dataclass(frozen=True)
 class LlmCall:
-    """One call of a model, as it was charged; None where the provider did not say."""
+    """One call of a model, as it was charged; None where the provider did not say.
+
+    ``spent`` is what counts against the limits of the run: the worst case where nobody said.
+    """
 
     provider: str
     model: str
@@ -75,6 +89,8 @@ class LlmCall:
     usd: float | None
     seconds: float
     error: str | None = None
+    spent_tokens: int | None = None
+    spent_usd: float | None = None
 
 
 class Journal:
@@ -108,13 +124,18 @@ class Journal:
         # Read first: a file that is not ours must not even change its journal mode.
         found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
         is_empty = not self._db.execute("SELECT name FROM sqlite_master").fetchall()
-        if found not in (0, SCHEMA_VERSION) or (found == 0 and not is_empty):
+        if found not in (0, 1, SCHEMA_VERSION) or (found == 0 and not is_empty):
             return found
         self._db.execute("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         if found == 0:
             with self._transaction():
                 for statement in filter(str.strip, _SCHEMA.split(";")):
+                    self._db.execute(statement)
+                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        elif found != SCHEMA_VERSION:
+            with self._transaction():
+                for statement in _UPGRADE:
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
         return SCHEMA_VERSION
@@ -178,12 +199,12 @@ class Journal:
     def _claim(self, run_id: str) -> None:
         with self._transaction():
             owner = self._db.execute("SELECT owner FROM run WHERE id=?", (run_id,)).fetchone()[0]
-            if owner and owner != _me() and _is_alive(owner):
+            if owner and owner != me() and is_alive(owner):
                 raise UsageError(
                     f"run {run_id} in {self.path} is being worked on by process {owner.split()[1]}; "
                     "wait for it, or start another run with --fresh"
                 )
-            self._db.execute("UPDATE run SET owner=? WHERE id=?", (_me(), run_id))
+            self._db.execute("UPDATE run SET owner=? WHERE id=?", (me(), run_id))
 
     @contextmanager
     def _transaction(self) -> Generator[None]:
@@ -233,22 +254,21 @@ class Run:
         query = f"SELECT {columns} FROM measurement WHERE run=? ORDER BY rowid"
         for number, *rest in self.journal.read(query, self.id):
             by_trial.setdefault(number, []).append(_measurement(*rest))
-        for number, origin, parent, program, config, compile_s, facts in self.journal.read(
-            "SELECT number, origin, parent, program, config, compile_s, facts FROM trial "
+        for number, compile_s, facts, *proposed in self.journal.read(
+            f"SELECT number, compile_s, facts, {_CANDIDATE} FROM trial "
             "WHERE run=? AND done_order IS NOT NULL ORDER BY done_order",
             self.id,
         ):
-            decoded: dict[str, Value] = json.loads(config)
             static = None if compile_s is None else Static(compile_s, json.loads(facts))
-            candidate = Candidate(decoded, program, _origin(origin), parent)
-            yield Trial(number, candidate, tuple(by_trial.get(number, ())), static)
+            yield Trial(number, _candidate(*proposed), tuple(by_trial.get(number, ())), static)
 
     def begin(self, trial: Trial) -> None:
         """Commit the intent to evaluate a trial; call before it is dispatched."""
         candidate = trial.candidate
-        row = (self.id, trial.number, candidate.origin, candidate.parent, candidate.program, _json(trial.config))
+        proposed = (candidate.program, _json(trial.config), candidate.fidelity_rank)
+        row = (self.id, trial.number, candidate.origin, candidate.parent, *proposed)
         self.journal.write(
-            "INSERT OR IGNORE INTO trial (run, number, origin, parent, program, config) VALUES (?,?,?,?,?,?)",
+            f"INSERT OR IGNORE INTO trial (run, number, {_CANDIDATE}) VALUES (?,?,?,?,?,?,?)",
             [row],
             ("INSERT INTO attempt VALUES (?,?,?,?)", [(self.id, trial.number, os.getpid(), time.time())]),
         )
@@ -281,7 +301,27 @@ class Run:
     def record_call(self, call: LlmCall) -> None:
         """Commit one call of a model."""
         row = (self.id, call.provider, call.model, call.input_tokens, call.output_tokens, call.usd, call.seconds)
-        self.journal.write("INSERT INTO llm_call VALUES (?,?,?,?,?,?,?,?,?)", [(*row, call.error, time.time())])
+        rest = (call.error, time.time(), call.spent_tokens, call.spent_usd)
+        self.journal.write("INSERT INTO llm_call VALUES (?,?,?,?,?,?,?,?,?,?,?)", [(*row, *rest)])
+
+    def offer(self, configs: Iterable[Config], parent: int | None) -> None:
+        """Commit configurations that a model was paid for, before any of them becomes a trial."""
+        rows = [(self.id, parent, _json(dict(config))) for config in configs]
+        self.journal.write("INSERT INTO offer VALUES (?,?,?)", rows)
+
+    def offers(self) -> list[tuple[Config, int | None]]:
+        """All that models offered, with the trials that they were derived from, oldest first."""
+        rows = self.journal.read("SELECT config, parent FROM offer WHERE run=? ORDER BY rowid", self.id)
+        return [(json.loads(config), parent) for config, parent in rows]
+
+    def note(self, kind: str, text: str) -> None:
+        """Commit something that a person was told."""
+        self.journal.write("INSERT INTO note VALUES (?,?,?,?)", [(self.id, kind, text, time.time())])
+
+    def notes(self, kind: str) -> list[str]:
+        """What was told of a kind, oldest first."""
+        query = "SELECT text FROM note WHERE run=? AND kind=? ORDER BY rowid"
+        return [text for (text,) in self.journal.read(query, self.id, kind)]
 
     def rejections(self) -> list[Rejection]:
         """Candidates that never became trials, oldest first."""
@@ -290,23 +330,18 @@ class Run:
 
     def calls(self) -> list[LlmCall]:
         """Calls of models, oldest first."""
-        columns = "provider, model, input_tokens, output_tokens, usd, seconds, error"
+        columns = "provider, model, input_tokens, output_tokens, usd, seconds, error, spent_tokens, spent_usd"
         query = f"SELECT {columns} FROM llm_call WHERE run=? ORDER BY rowid"
         return [LlmCall(*row) for row in self.journal.read(query, self.id)]
 
     def interrupted(self) -> list[tuple[Trial, int]]:
         """Trials whose outcome never came, with the number of attempts made at each."""
         rows = self.journal.read(
-            "SELECT number, origin, parent, program, config, "
-            "(SELECT COUNT(*) FROM attempt WHERE attempt.run=trial.run AND attempt.trial=number) "
-            "FROM trial WHERE run=? AND done_order IS NULL ORDER BY number",
+            "SELECT number, (SELECT COUNT(*) FROM attempt WHERE attempt.run=trial.run AND attempt.trial=number), "
+            f"{_CANDIDATE} FROM trial WHERE run=? AND done_order IS NULL ORDER BY number",
             self.id,
         )
-        out: list[tuple[Trial, int]] = []
-        for number, origin, parent, program, config, attempts in rows:
-            candidate = Candidate(json.loads(config), program, _origin(origin), parent)
-            out.append((Trial(number, candidate), attempts))
-        return out
+        return [(Trial(number, _candidate(*proposed)), attempts) for number, attempts, *proposed in rows]
 
     def withdraw(self, numbers: Iterable[int]) -> None:
         """Take back attempts that were cancelled on purpose, so that they are no one's fault."""
@@ -324,7 +359,7 @@ class Run:
 
     def release(self) -> None:
         """Let another process go on with this run."""
-        self.journal.write("UPDATE run SET owner=NULL WHERE id=? AND owner=?", [(self.id, _me())])
+        self.journal.write("UPDATE run SET owner=NULL WHERE id=? AND owner=?", [(self.id, me())])
 
 
 def _unusable(path: Path, error: Exception) -> str:
@@ -340,6 +375,11 @@ def _origin(text: str) -> Origin:
     return cast(Origin, text)
 
 
+def _candidate(origin: str, parent: int | None, program: str, config: str, rank: int | None) -> Candidate:
+    decoded: dict[str, Value] = json.loads(config)
+    return Candidate(decoded, program, _origin(origin), parent, rank)
+
+
 def _row(run: str, number: int, m: Measurement) -> tuple[Any, ...]:
     f = m.fidelity
     timing = (m.provenance, _json(m.samples_ms), m.failed_stage, m.reason, m.rel_sem, _json(dict(m.context)))
@@ -351,21 +391,3 @@ def _measurement(*row: Any) -> Measurement:
     samples = tuple(json.loads(samples_ms))
     fidelity = Fidelity(rank, name, reps)
     return Measurement(fidelity, provenance, samples, failed_stage, reason, rel_sem, json.loads(context))
-
-
-def _me() -> str:
-    return f"{socket.gethostname()} {os.getpid()} {_started(os.getpid())}"
-
-
-def _is_alive(owner: str) -> bool:
-    """Whether the process that wrote this still runs: a pid alone may have been given out again."""
-    host, pid, started = owner.split()
-    return host == socket.gethostname() and _started(int(pid)) == started
-
-
-def _started(pid: int) -> str:
-    """Start time of a process in clock ticks since boot, or ``-`` if there is none."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rsplit(")", 1)[1].split()[19]
-    except OSError:
-        return "-"

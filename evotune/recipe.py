@@ -57,8 +57,22 @@ class Recipe(Section):
     finals: Rung
     settle_s: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0
     clocks: Literal["none", "cpufreq", "nvml"] = "none"
+    multiprocessors: Size | None = None
+    l2_bytes: Size | None = None
     peaks: Peaks | None = None
     limits: Limits | None = None
+
+    def card(self, dtype: str) -> dict[str, float | str]:
+        """What is known of the device, for a reader; peaks are those of a dtype."""
+        known: dict[str, float | str | None] = {
+            "arch": self.arch,
+            "multiprocessors": self.multiprocessors,
+            "l2_bytes": self.l2_bytes,
+            **(self.limits.model_dump() if self.limits else {}),
+            "peak_bytes_per_s": self.peaks.bytes_per_s if self.peaks else None,
+            "peak_flops_per_s": self.peaks.flops_per_s.get(dtype) if self.peaks else None,
+        }
+        return {name: value for name, value in known.items() if value}
 
     def climbed(self, measure: Measure) -> tuple[Fidelity, ...]:
         """Fidelities that a trial climbs, rising."""

@@ -28,10 +28,12 @@ class Run(Section):
 
     target: str = "auto"
     shape: str | None = None
-    search: Literal["evotune", "random", "pattern", "de", "genetic", "annealing"] = "evotune"
+    shapes: str | None = None
+    search: Literal["evotune", "mfbo", "random", "pattern", "de", "genetic", "annealing"] = "evotune"
     max_evaluations: Count = 60
     max_seconds: Seconds | None = None
     seed: Annotated[int, Field(ge=0)] = 0
+    warm_start: str | None = None
     isolation: Literal["strict", "standard"] = "standard"
     journal: str = ".evotune/journal.db"
 
@@ -54,6 +56,22 @@ class Search(Section):
     start_points: Count = 8
     screen: bool = True
     kernel: Literal["matern52", "matern32", "rbf"] = "matern52"
+    acquisition: Literal["ei", "ucb", "pi"] = "ei"
+    cost_aware: bool = False
+
+
+class Mfbo(Section):
+    """The multi-fidelity search: configurations measured at each fidelity, and repetitions there."""
+
+    preset: Literal["default", "study"] = "default"
+    n_low_fidelity: Count | None = None
+    n_medium_fidelity: Count | None = None
+    n_high_fidelity: Count | None = None
+    n_ultra_fidelity: Count | None = None
+    fidelity_low: Count | None = None
+    fidelity_medium: Count | None = None
+    fidelity_high: Count | None = None
+    fidelity_ultra: Count | None = None
 
 
 class Islands(Section):
@@ -72,6 +90,7 @@ class Llm(Section):
 
     provider: str = "auto"
     model: str | None = None
+    key_file: str | None = None
     openai_model: str = "gpt-4o-mini"
     anthropic_model: str = "claude-haiku-4-5"
     base_url: str | None = None
@@ -80,9 +99,32 @@ class Llm(Section):
     configs_per_call: Count = 8
     concurrency: Count = 2
     timeout_s: Seconds = 60
+    structured_output: bool = True
+    max_output_tokens: Annotated[int, Field(ge=256)] = 8192
     max_calls: Count | None = None
     max_tokens: Count | None = None
+    max_seconds: Seconds | None = None
     max_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class Prompt(Section):
+    """What a model is told; each ingredient can be left out."""
+
+    folder: str | None = None
+    budget_tokens: Annotated[int, Field(ge=500)] = 6000
+    programs: bool = True
+    source: bool = True
+    problem: bool = True
+    roofline: bool = True
+    device: bool = True
+    constraints: bool = True
+    incumbent: bool = True
+    top: bool = True
+    failures: bool = True
+    static: bool = True
+    untouched: bool = True
+    tried: bool = True
+    focus: bool = True
 
 
 class Settings(Section):
@@ -91,8 +133,10 @@ class Settings(Section):
     run: Run = Run()
     measure: Measure = Measure()
     search: Search = Search()
+    mfbo: Mfbo = Mfbo()
     islands: Islands = Islands()
     llm: Llm = Llm()
+    prompt: Prompt = Prompt()
 
 
 def default_path() -> Path | None:

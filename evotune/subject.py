@@ -16,9 +16,10 @@ from evotune.gpu.detect import Gpu, detect
 from evotune.kernel import LoadedKernel, Problem, load_kernel
 from evotune.llm import Roofline
 from evotune.proposers.model import Story
+from evotune.proposers.schedule import Schedule
 from evotune.recipe import Recipe
 from evotune.replay import ReplayEvaluator, is_recording, load_recording
-from evotune.settings import Settings
+from evotune.settings import Measure, Settings
 from evotune.space import ConfigSpace
 from evotune.trial import Fidelity
 
@@ -67,13 +68,13 @@ def _kernel(path: Path, settings: Settings) -> Subject:
     if not isinstance(space, ConfigSpace):
         raise UsageError(f"{path}: space() gave {space!r}; it must return a ConfigSpace")
     _ = space.default  # a space without a legal configuration is refused before anything is built
-    story = Story(kernel.name, kernel.source, problem, roofline=roofline)
+    story = Story(kernel.name, kernel.source, problem, plan.card(str(problem.get("dtype"))), roofline)
     return Subject(
         kernel.name,
         chosen.name,
         chosen.why,
         space,
-        plan.final(settings.measure),
+        plan.final(_care(settings)),
         kernel.source_hash,
         story,
         roofline,
@@ -84,7 +85,10 @@ def _kernel(path: Path, settings: Settings) -> Subject:
 def _evaluator(
     kernel: LoadedKernel, problem: Problem, plan: Recipe, chosen: Chosen, settings: Settings
 ) -> Evaluator:
-    ladder, measure = plan.climbed(settings.measure), settings.measure
+    measure = _care(settings)
+    ladder, final = plan.climbed(measure), plan.final(measure)
+    if settings.run.search == "mfbo" and final.rank > ladder[-1].rank:
+        ladder = (*ladder, final)  # what others leave to the finals is this search's last phase
     if chosen.gpu is None:
         from evotune.cpu import CpuEvaluator
 
@@ -110,6 +114,20 @@ def _evaluator(
         compile_timeout_s=measure.compile_timeout_s,
         run_timeout_s=measure.run_timeout_s,
     )
+
+
+def _care(settings: Settings) -> Measure:
+    """How carefully to measure: the multi-fidelity search brings repetitions of its own."""
+    if settings.run.search != "mfbo":
+        return settings.measure
+    schedule = Schedule.of(**settings.mfbo.model_dump())
+    reps = {
+        "low_reps": schedule.fidelity_low,
+        "medium_reps": schedule.fidelity_medium,
+        "high_reps": schedule.fidelity_high,
+        "ultra_reps": schedule.fidelity_ultra,
+    }
+    return settings.measure.model_copy(update=reps)
 
 
 @dataclass(frozen=True)

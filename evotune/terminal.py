@@ -39,7 +39,8 @@ class Terminal:
         self._verbose = verbose
         self._quiet = quiet
         self._failed = 0
-        self._shown_s = time.monotonic()
+        self._opened_s = self._shown_s = time.monotonic()
+        self._before: int | None = None
         self._bar = Progress(
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
@@ -55,7 +56,8 @@ class Terminal:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._bar.stop()
+        if self._bar.live.is_started:  # else stopping it prints an empty line
+            self._bar.stop()
 
     def on_note(self, text: str) -> None:
         """Something a person should know, on a line of its own."""
@@ -83,18 +85,26 @@ class Terminal:
 
     def on_progress(self, done: int, total: int) -> None:
         """Work of known length without trials to show."""
-        self._bar.update(self._task, completed=done, total=total)
         now = time.monotonic()
+        if self._before is None:  # what an earlier call did took none of this one's time
+            self._before = done - 1
+        status = f"ETA {_clock((now - self._opened_s) / (done - self._before) * (total - done))}"
+        self._bar.update(self._task, completed=done, total=total, status=status)
         if not self.console.is_terminal and not self._quiet and now - self._shown_s >= PLAIN_EVERY_S:
             self._shown_s = now
-            self.console.print(Text(f"{done}/{total}"))
+            self.console.print(Text(f"{done}/{total}  {status}"))
 
     def _status(self, tuner: Tuner) -> str:
-        best = tuner.incumbent.latency_ms if tuner.incumbent else None
-        parts = ["no valid result yet" if best is None else f"best {milliseconds(best)}"]
+        parts = [self._best(tuner)]
         if self._failed:
             parts.append(f"{self._failed} failed")
+        if usage := usage_of(tuner.llm()):
+            parts.append(usage)
         return "  ".join([*parts, f"ETA {_clock(tuner.eta_s())}"])
+
+    def _best(self, tuner: Tuner) -> str:
+        best = tuner.incumbent.latency_ms if tuner.incumbent else None
+        return "no valid result yet" if best is None else f"best {milliseconds(best)}"
 
 
 def line_of(trial: Trial, default_ms: float | None, *, is_best: bool) -> str:
@@ -105,6 +115,8 @@ def line_of(trial: Trial, default_ms: float | None, *, is_best: bool) -> str:
     else:
         latency_ms = trial.latency_ms or 0.0
         outcome = milliseconds(latency_ms)
+        if trial.best and trial.candidate.fidelity_rank:  # it did not climb: there are others
+            outcome += f" {trial.best.fidelity.name}"
         if default_ms is not None:
             outcome += f"  {default_ms / latency_ms:5.2f}x"
     mark = "*" if is_best else " "
@@ -131,23 +143,26 @@ def print_result(result: Result, console: Console) -> None:
         low, high = result.speedup_ci95
         word = verdict(result.speedup_ci95)
         console.print(f"speed-up {result.speedup:.3f}x, 95 % interval [{low:.3f}, {high:.3f}]: {word}")
-    console.print(f"evaluations {result.evaluations} ({_counts(result.proposals)})")
-    console.print(f"failures {_counts(result.failures) or 'none'}")
-    for reason, count in result.reasons:
-        console.print(Text(f"  {count} x {_short(reason, 300)}"))
-    if calls := result.llm.get("calls"):
-        usd = result.llm.get("usd")
-        cost = "cost unknown" if usd is None else f"${usd:.4f}"
-        asked = dict.fromkeys((result.llm["provider"], result.llm["model"]))
-        console.print(f"model {' '.join(asked)}: {calls} calls, {cost}")
-    console.print(
-        f"stopped by {result.stopped} after {result.seconds:.1f} s; run {result.run_id} in {result.journal}"
-    )
+    print_end(result, console)
     if result.best is None:
         console.print("no valid configuration was found")
     else:
         console.print("\nconfig to paste:", style="bold")
         console.print(Text(repr(dict(best["config"]))))
+
+
+def print_end(result: Result, console: Console) -> None:
+    """What the run did, and why it ended."""
+    console.print(f"evaluations {result.evaluations} ({_counts(result.proposals)})")
+    console.print(f"failures {_counts(result.failures) or 'none'}")
+    for reason, count in result.reasons:
+        console.print(Text(f"  {count} x {_short(reason, 300)}"))
+    if usage := usage_of(result.llm):
+        asked = dict.fromkeys((result.llm["provider"], result.llm["model"]))
+        console.print(f"model {' '.join(asked)}: {usage}")
+    console.print(
+        f"stopped by {result.stopped} after {result.seconds:.1f} s; run {result.run_id} in {result.journal}"
+    )
 
 
 def print_checked(rows: Sequence[CheckRow], console: Console) -> None:
@@ -176,6 +191,14 @@ def print_checked(rows: Sequence[CheckRow], console: Console) -> None:
 def milliseconds(value: float | None) -> str:
     """``1.234 ms``, or ``-`` for what was not measured."""
     return "-" if value is None else f"{value:.4g} ms"
+
+
+def usage_of(llm: Mapping[str, Any]) -> str:
+    """``12 calls, 34567 tokens, $0.0123``; empty while no model has been asked."""
+    if not (calls := llm.get("calls")):
+        return ""
+    cost = "cost unknown" if llm["usd"] is None else f"${llm['usd']:.4f}"
+    return f"{calls} calls, {llm['input_tokens'] + llm['output_tokens']} tokens, {cost}"
 
 
 def _counts(counts: Mapping[str, int]) -> str:

@@ -19,7 +19,7 @@ from evotune.space import Config
 from evotune.trial import Fidelity, Measurement, Trial
 
 # Standard deviation of log latency between two runs of one configuration, beyond what repetitions
-# within a run show: 1 % on the recorded spaces, where 32 repetitions were made in one run.
+# within a run show. A replay has none: it would give the same number again.
 BETWEEN_RUNS = 0.01
 # A trial that was in flight when the tuner died is suspected of it; after this many it is left out.
 QUARANTINE_AFTER = 2
@@ -81,7 +81,7 @@ class Result:
 
 
 @dataclass(frozen=True)
-class _Podium:
+class Podium:
     """Who won, and what was measured in the finals by trial number."""
 
     winner: Trial | None
@@ -116,6 +116,8 @@ class Tuner:
         llm: Usage of the model so far, for the result.
     """
 
+    result_type: type[Result] = Result
+
     def __init__(
         self,
         searcher: Searcher,
@@ -138,7 +140,7 @@ class Tuner:
         self._run = run
         self._finals = finals
         self._names = names
-        self._llm = llm
+        self.llm = llm
         self._observers = observers
         self._flying: dict[int, Trial] = {}
         self._started_s = time.monotonic()
@@ -158,7 +160,6 @@ class Tuner:
         waiting = self._restore()
         if (known := self._recorded_result()) is not None:
             return known
-        stopped = "interrupted"
         try:
             stopped = self._search(waiting)
             self._engine.cancel()
@@ -166,7 +167,7 @@ class Tuner:
         except KeyboardInterrupt:
             self._engine.cancel()
             self._run.withdraw(self._flying)
-            result = self._conclude("interrupted", _Podium(self.incumbent, {}))
+            result = self._conclude("interrupted", Podium(self.incumbent, {}))
         except BaseException:
             self._engine.cancel()
             self._run.release()
@@ -219,16 +220,17 @@ class Tuner:
 
     def _propose(self) -> Trial | None:
         candidate = self._searcher.ask([t.config for t in self._flying.values()])
-        if candidate is None:
-            return None
-        return Trial(self._next_number, candidate)
+        return None if candidate is None else Trial(self._next_number, candidate)
 
     def _dispatch(self, trial: Trial) -> None:
         self._run.begin(trial)
         self._next_number = max(self._next_number, trial.number + 1)
         self._flying[trial.number] = trial
-        incumbent_ms = self.incumbent.latency_ms if self.incumbent else None
-        self._engine.submit(Job(trial.number, trial.config, incumbent_ms))
+        self._engine.submit(Job(trial.number, trial.config, self._to_beat_ms(trial), trial.candidate.fidelity_rank))
+
+    def _to_beat_ms(self, trial: Trial) -> float | None:
+        """The latency that makes it worth looking at a trial closely."""
+        return self.incumbent.latency_ms if self.incumbent else None
 
     def _record(self, outcome: Outcome) -> None:
         flown = self._flying.pop(outcome.number)
@@ -239,19 +241,37 @@ class Tuner:
     def _learn(self, trial: Trial) -> None:
         self.trials.append(trial)
         self._searcher.tell([feedback_of(trial)])
-        is_best = self._is_best(trial)
-        if is_best:
+        if trial.failure and self.incumbent and trial.config == self.incumbent.config:
+            self.incumbent = next(iter(self._ranked()), None)  # it failed when it was looked at closely
+        if is_best := self._is_best(trial):
             self.incumbent = trial
         for observer in self._observers:
             observer.on_trial(trial, self, is_best=is_best)
 
     def _is_best(self, trial: Trial) -> bool:
-        """Whether a trial climbed to the top and is faster than all that did before."""
-        best = trial.best
-        if best is None or best.fidelity.rank < self._evaluator.fidelities[-1].rank:
+        """Whether a trial was measured more carefully than the incumbent, or as carefully and is faster.
+
+        Where trials climb, the first that works reaches the top; where they are promoted one
+        fidelity at a time, the incumbent rises with the best of them.
+        """
+        if trial.best is None:
             return False
-        held = self.incumbent.latency_ms if self.incumbent else None
-        return held is None or best.latency_ms < held
+        return self.incumbent is None or self._standing(trial) < self._standing(self.incumbent)
+
+    def _standing(self, trial: Trial) -> tuple[int, float]:
+        """Orders timed trials, the best first. Finals tell no more than the top fidelity."""
+        best = trial.best
+        assert best is not None
+        return -min(best.fidelity.rank, self._evaluator.fidelities[-1].rank), best.latency_ms
+
+    def _ranked(self) -> list[Trial]:
+        """The most careful trial of each configuration that never failed, the best first."""
+        failed = [t.config for t in self.trials if t.failure]
+        careful: dict[frozenset[Any], Trial] = {}
+        for trial in sorted((t for t in self.trials if t.best), key=self._standing):
+            if trial.config not in failed:
+                careful.setdefault(frozenset(trial.config.items()), trial)
+        return list(careful.values())
 
     def _restore(self) -> list[Trial]:
         """Learn what the journal knows; the trials that were cut off, to be run again."""
@@ -279,37 +299,38 @@ class Tuner:
 
     # -- the end ----------------------------------------------------------------------------
 
-    def _hold_finals(self) -> _Podium:
+    def _hold_finals(self) -> Podium:
         """Measure the best trials and the default in alternating rounds.
 
         The winner then meets the default alone once more, so that the ratio that is reported does
         not come from the samples that chose the winner.
         """
-        ranked = sorted((t for t in self.trials if t.best), key=lambda t: t.latency_ms or math.inf)
         default = self._default_trial()
-        entered = ranked[: self._finals.count]
+        entered = self._ranked()[: self._finals.count]
         if default is not None and default.best and default not in entered:
             entered.append(default)
         measured = self._interleave(entered) if entered else {}
         if not measured:
-            return _Podium(self.incumbent, {})
+            return Podium(self.incumbent, {})
         winner = min((t for t in entered if t.number in measured), key=lambda t: measured[t.number].latency_ms)
         if default is not None and default.number in measured and winner is not default:
             measured |= self._interleave([winner, default])
         self._run.append_measurements(measured)
-        return _Podium(winner, measured)
+        return Podium(winner, measured)
 
     def _interleave(self, trials: Sequence[Trial]) -> dict[int, Measurement]:
         measured = self._evaluator.interleave([t.config for t in trials], self._finals.fidelity)
         return {t.number: m for t, m in zip(trials, measured, strict=True) if m.ok}
 
     def _default_trial(self) -> Trial | None:
-        return next((t for t in self.trials if t.candidate.origin == "default"), None)
+        """The most careful trial of the default configuration, or the one that failed."""
+        first = next((t for t in self.trials if t.candidate.origin == "default"), None)
+        mine = [t for t in self.trials if first is not None and t.config == first.config]
+        return next((t for t in mine if t.failure), None) or min(mine, key=self._standing, default=None)
 
-    def _conclude(self, stopped: str, podium: _Podium) -> Result:
+    def _conclude(self, stopped: str, podium: Podium) -> Result:
         best, default = podium.winner, self._default_trial()
-        best_measured = podium.of(best)
-        default_measured = podium.of(default)
+        best_measured, default_measured = podium.of(best), podium.of(default)
         speedup, interval = None, None
         if best is not None and best_measured is not None and default is not None and default_measured is not None:
             speedup, interval = 1.0, (1.0, 1.0)
@@ -333,7 +354,7 @@ class Tuner:
             evaluations=len(self.trials),
             failures=dict(sorted(failures.items())),
             proposals=dict(sorted(Counter(t.candidate.origin for t in self.trials).items())),
-            llm=self._llm(),
+            llm=self.llm(),
             stopped=stopped,
             seconds=round(self.seconds, 3),
             journal=str(self._run.journal.path),
@@ -347,7 +368,7 @@ class Tuner:
         if recorded["evaluations"] < self.budget.max_evaluations and recorded["stopped"] != "exhausted":
             return None
         self._run.release()
-        return replace(Result.from_json(recorded), reasons=commonest_reasons(self.trials))
+        return replace(self.result_type.from_json(recorded), reasons=commonest_reasons(self.trials))
 
 
 def commonest_reasons(trials: Sequence[Trial], n: int = 3) -> tuple[tuple[str, int], ...]:
@@ -369,10 +390,10 @@ def feedback_of(trial: Trial) -> Feedback:
     best, failure = trial.best, trial.failure
     if best is None:
         reason = f"{failure.failed_stage}: {failure.reason}" if failure else "no measurement"
-        return Feedback(trial.number, trial.candidate, None, failure=reason)
-    variance = best.relative_error**2 + BETWEEN_RUNS**2
-    loss = math.log(best.latency_ms)
-    return Feedback(trial.number, trial.candidate, loss, variance, best.fidelity.rank)
+        return Feedback(trial.number, trial.candidate, None, failure=reason, cost_s=trial.cost_s)
+    variance = best.relative_error**2 + (BETWEEN_RUNS**2 if best.provenance == "measured" else 0.0)
+    rank, loss = best.fidelity.rank, math.log(best.latency_ms)
+    return Feedback(trial.number, trial.candidate, loss, variance, rank, None, trial.cost_s, trial.facts)
 
 
 def _described(config: Config, measured: Measurement) -> dict[str, Any]:

@@ -22,6 +22,8 @@ SLOW = (
     "cpu/test_cpu_evaluator",
     "gpu/",
     "llm/test_faults",
+    "llm/test_runs",
+    "llm/test_secrets",
     "program/test_corpus",
     "program/test_jail",
     "program/test_sandbox",

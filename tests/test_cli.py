@@ -52,6 +52,19 @@ def test_the_same_seed_gives_the_same_trials_under_another_hash_seed(tmp_path):
     assert found[0] == found[1] == found[2]
 
 
+@needs_compiler
+def test_the_multi_fidelity_search_measures_at_four_fidelities_and_counts_each_as_an_evaluation(tmp_path):
+    arguments = ["run", "kernels/attention.py", "--search", "mfbo", "--target", "cpu", "--max-evaluations", 20]
+    few = {f"EVOTUNE_MFBO_FIDELITY_{name}": str(reps) for name, reps in {"HIGH": 16, "ULTRA": 20}.items()}
+    done = evotune(*arguments, "--json", "--journal", "j.db", cwd=tmp_path, check=0, **few)
+    assert json.loads(done.stdout)["evaluations"] == 20
+    with contextlib.closing(sqlite3.connect(tmp_path / "j.db")) as db:
+        query = "SELECT fidelity, reps, COUNT(*) FROM trial JOIN measurement ON trial = number"
+        query += " WHERE rank = fidelity_rank AND rank < 4 GROUP BY rank ORDER BY rank"
+        assert db.execute(query).fetchall() == [("low", 5, 11), ("medium", 15, 5), ("high", 16, 3)]
+        assert db.execute("SELECT DISTINCT reps FROM measurement WHERE rank = 4").fetchall() == [(20,)]
+
+
 def test_an_interrupted_and_resumed_replay_makes_the_same_trials_as_one_that_was_not(tmp_path):
     lines = {}
     for name, budgets in {"straight": [45], "resumed": [7, 23, 45]}.items():

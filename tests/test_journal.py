@@ -2,6 +2,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_finals_rejections_calls_and_results_are_kept(tmp_path):
         rejected = Rejection("llm", "parse", "no program")
         run.reject([rejected])
         assert run.rejections() == [rejected]
-        call = LlmCall("mock", "mock", 10, 20, None, 0.5)
+        call = LlmCall("mock", "mock", 10, 20, None, 0.5, None, 500, 0.25)
         run.record_call(call)
         assert run.calls() == [call]
         assert run.result() is None
@@ -138,6 +139,39 @@ def test_a_file_that_is_no_journal_is_refused(tmp_path):
     text.write_text("hello " * 100)
     with pytest.raises(UsageError, match="--journal"):
         Journal(text)
+
+
+def test_a_trial_keeps_the_fidelity_that_it_was_proposed_for_also_if_it_was_cut_off(tmp_path):
+    with Journal(tmp_path / "j.db") as journal:
+        run = journal.open_run("k", "hash", {"seed": 0})
+        done, cut_off = (replace(t, candidate=replace(t.candidate, fidelity_rank=2)) for t in (trial(0), trial(1)))
+        record(run, done)
+        run.begin(replace(cut_off, measurements=(), static=None))
+        assert list(run) == [done]
+        assert [t.candidate for t, _ in run.interrupted()] == [cut_off.candidate]
+
+
+def test_a_journal_of_the_first_version_is_read_and_gone_on_with(tmp_path):
+    with Journal(tmp_path / "j.db") as journal:
+        record(journal.open_run("k", "hash", {"seed": 0}), trial(0))
+    db = sqlite3.connect(tmp_path / "j.db")
+    db.execute("ALTER TABLE trial DROP COLUMN fidelity_rank")
+    for column in ("spent_tokens", "spent_usd"):
+        db.execute(f"ALTER TABLE llm_call DROP COLUMN {column}")
+    for table in ("offer", "note"):
+        db.execute(f"DROP TABLE {table}")
+    db.execute("PRAGMA user_version=1")
+    db.close()
+    for numbers in ([0], [0, 1]):
+        with Journal(tmp_path / "j.db") as journal:
+            run = journal.open_run("k", "hash", {"seed": 0})
+            assert list(run) == [trial(n) for n in numbers]
+            if numbers == [0]:
+                record(run, trial(1))
+                run.offer([{"tile": 32}], 0)
+                run.note("model", "left out")
+            else:
+                assert (run.offers(), run.notes("model")) == ([({"tile": 32}, 0)], ["left out"])
 
 
 def test_an_unknown_schema_version_is_refused_and_left_alone(tmp_path):

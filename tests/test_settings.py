@@ -169,6 +169,14 @@ def test_a_ladder_takes_its_repetitions_from_the_settings() -> None:
     assert recipe.load("replay").final(Measure()).limit_s == math.inf
 
 
+def test_a_device_card_tells_what_is_known_and_nothing_else() -> None:
+    card = recipe.load("b200").card("float16")
+    assert (card["multiprocessors"], card["l2_bytes"], card["tmem_columns"]) == (148, 126 << 20, 512)
+    assert card["peak_flops_per_s"] == 2.25e15
+    assert "tmem_columns" not in recipe.load("h100").card("float16")
+    assert recipe.load("cpu").card("float32") == {}
+
+
 @pytest.mark.parametrize(("newer", "older"), [("b200", "h200"), ("h200", "h100")])
 def test_a_newer_gpu_is_at_no_peak_slower(newer: str, older: str) -> None:
     new, old = recipe.load(newer).peaks, recipe.load(older).peaks

@@ -60,6 +60,14 @@ def test_a_named_target_that_is_not_here_is_a_device_error_naming_check(here, gp
     assert (gpus[0].name if gpus else "no NVIDIA GPU") in str(caught.value)
 
 
+def test_the_multi_fidelity_search_brings_its_own_repetitions(here):
+    here()
+    for flags, reps in (({}, 500), ({"run.search": "mfbo", "mfbo.preset": "study"}, 50)):
+        assert find_subject("kernels/matmul.py", load(None, flags, {})).finals.reps == reps
+    mine = load(None, {"run.search": "mfbo", "mfbo.fidelity_ultra": 70, "measure.ultra_reps": 9}, {})
+    assert find_subject("kernels/matmul.py", mine).finals.reps == 70
+
+
 def test_a_recording_is_only_replayed():
     with pytest.raises(UsageError, match="replay"):
         choose_target("replay", KERNEL)

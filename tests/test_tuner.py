@@ -3,11 +3,13 @@ from pathlib import Path
 
 import pytest
 
+from evotune import MultiFidelityBayesianSearch
 from evotune.baselines import BASELINES
 from evotune.engine import InlineEngine, LocalEngine
 from evotune.errors import DeviceError
 from evotune.journal import Journal
-from evotune.trial import Candidate, Measurement, Trial
+from evotune.space import ConfigSpace
+from evotune.trial import Candidate, Fidelity, Measurement, Static, Trial
 from evotune.tuner import Budget, Finals, Result, Tuner, feedback_of
 from tests.toy import LADDER, SPACE, ULTRA, ToyEvaluator, latency_ms
 
@@ -16,24 +18,42 @@ BEST = {"tile": 64, "unroll": 4, "layout": "nt", "stages": 2}
 
 class Listener:
     def __init__(self):
-        self.trials, self.bests, self.notes = [], [], []
+        self.trials, self.best_trials, self.notes = [], [], []
+
+    @property
+    def bests(self):
+        return [t.latency_ms for t in self.best_trials]
 
     def on_trial(self, trial, tuner, *, is_best):
         self.trials.append(trial)
         if is_best:
-            self.bests.append(trial.latency_ms)
+            self.best_trials.append(trial)
 
     def on_note(self, text):
         self.notes.append(text)
 
 
+class Ladder(ToyEvaluator):
+    """Four fidelities, the last of which is that of the finals."""
+
+    fidelities = (LADDER[0], Fidelity(2, "medium", 15), LADDER[1], ULTRA)
+
+
 def run(
-    path: Path, n: int, evaluator=None, *, threads=False, listener=None, fresh=False, seconds=math.inf
+    path: Path,
+    n: int,
+    evaluator=None,
+    *,
+    search=BASELINES["random"],
+    threads=False,
+    listener=None,
+    fresh=False,
+    seconds=math.inf,
 ) -> Result:
     evaluator = evaluator or ToyEvaluator()
     with Journal(path) as journal:
         tuner = Tuner(
-            BASELINES["random"](SPACE, 0),
+            search(SPACE, 0),
             LocalEngine(evaluator, 2) if threads else InlineEngine(evaluator),
             evaluator,
             journal.open_run("toy", "hash", {"seed": 0}, fresh=fresh),
@@ -156,6 +176,70 @@ def test_a_configuration_during_which_the_tuner_died_twice_is_left_out(tmp_path)
     assert evaluator.calls["compile"] == 4
 
 
+@pytest.mark.parametrize("threads", [False, True])
+def test_promotions_are_evaluations_and_the_incumbent_rises_with_them(tmp_path, threads):
+    listener = Listener()
+    found = run(
+        tmp_path / "j.db", 54, Ladder(), search=MultiFidelityBayesianSearch, threads=threads, listener=listener
+    )
+    assert found.evaluations == len(listener.trials) == 54
+    assert all([m.fidelity.rank for m in t.measurements] == [t.candidate.fidelity_rank] for t in listener.trials)
+    ranks = [t.candidate.fidelity_rank for t in listener.best_trials]
+    assert ranks == sorted(ranks)
+    assert set(ranks) == {1, 2, 3, 4}
+    fastest = min(t.latency_ms for t in listener.trials if t.candidate.fidelity_rank == 4)
+    assert listener.best_trials[-1].latency_ms == fastest
+    assert found.best["config"] == BEST
+    assert found.proposals["default"] == 1
+
+
+@pytest.mark.parametrize("fails_at", [2, 4])
+def test_a_configuration_that_fails_when_it_is_promoted_loses_its_place(tmp_path, fails_at):
+    class Fragile(Ladder):
+        def measure(self, config, fidelity):
+            if config == BEST and fidelity.rank == fails_at:
+                return Measurement(fidelity, "measured", failed_stage="incorrect", reason="overflows now and then")
+            return super().measure(config, fidelity)
+
+    class Watcher(Listener):
+        def on_trial(self, trial, tuner, *, is_best):
+            super().on_trial(trial, tuner, is_best=is_best)
+            self.incumbents = [*getattr(self, "incumbents", []), tuner.incumbent.config]
+
+    watcher = Watcher()
+    result = run(tmp_path / "j.db", 54, Fragile(), search=MultiFidelityBayesianSearch, listener=watcher)
+    failed = next(n for n, trial in enumerate(watcher.trials) if trial.failure)
+    assert watcher.incumbents[failed - 1] == BEST
+    assert BEST not in watcher.incumbents[failed:]
+    assert result.best["config"] != BEST
+    assert result.failures == {"incorrect": 1}
+
+
+def test_the_finals_see_each_configuration_once_and_the_default_however_often_it_was_promoted(tmp_path):
+    evaluator = Ladder()
+    entered = []
+    evaluator.interleave = lambda configs, fidelity: (
+        entered.append(configs) or ToyEvaluator.interleave(evaluator, configs, fidelity)
+    )
+    space = ConfigSpace(SPACE.parameters, [c.text for c in SPACE.constraints], default=BEST)
+    result = run(tmp_path / "j.db", 54, evaluator, search=lambda _, seed: MultiFidelityBayesianSearch(space, seed))
+    assert len(entered) == 1
+    assert len({SPACE.key(c) for c in entered[0]}) == len(entered[0]) == 3
+    assert result.best["config"] == result.default["config"] == BEST
+    assert result.speedup == 1.0
+
+
+@pytest.mark.parametrize("stops", [[9], [33], [20, 31, 44], [52]])
+def test_an_interrupted_multi_fidelity_run_goes_on_as_if_it_had_not_been(tmp_path, stops):
+    straight, resumed = Listener(), Listener()
+    run(tmp_path / "straight.db", 54, Ladder(), search=MultiFidelityBayesianSearch, listener=straight)
+    for at in [*stops, None]:
+        evaluator = Ladder()
+        evaluator.raised_on = at and at - len(resumed.trials)
+        run(tmp_path / "j.db", 54, evaluator, search=MultiFidelityBayesianSearch, listener=resumed)
+    assert [t.candidate for t in resumed.trials] == [t.candidate for t in straight.trials]
+
+
 def test_time_ends_a_run_too(tmp_path):
     result = run(tmp_path / "j.db", 10_000, ToyEvaluator(delay_s=0.02), seconds=0.2)
     assert result.stopped == "seconds"
@@ -164,10 +248,12 @@ def test_time_ends_a_run_too(tmp_path):
 
 def test_the_search_learns_log_latency_and_never_a_number_for_a_failure():
     candidate = Candidate(SPACE.default, "", "random")
-    good = Trial(0, candidate, (Measurement(LADDER[0], "measured", (2.0, 2.0, 2.2)),))
+    told = Static(0.5, {"registers": 64.0})
+    good = Trial(0, candidate, (Measurement(LADDER[0], "measured", (2.0, 2.0, 2.2)),), told)
     bad = Trial(1, candidate, (Measurement(LADDER[0], "measured", failed_stage="run", reason="hang"),))
     assert feedback_of(good).loss == pytest.approx(math.log(2.0))
     assert feedback_of(good).fidelity_rank == 1
     assert feedback_of(good).variance > 0
+    assert feedback_of(good).facts == {"registers": 64.0}
     assert feedback_of(bad).loss is None
     assert feedback_of(bad).failure == "run: hang"
