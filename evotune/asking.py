@@ -70,6 +70,8 @@ def choose_model(settings: Settings, environ: Mapping[str, str], space: ConfigSp
         schema=answer_schema(space, programs=settings.prompt.programs) if space and has_schema else None,
     )
     choice = resolve(options, environ)
+    if settings.run.search != "evotune":
+        return Choice(choice.provider, choice.price, f"none: search {settings.run.search} asks no model")
     if choice.provider.name in ("none", "human", *AT_ONCE):
         return choice
     policy = _policy(settings, choice, [])

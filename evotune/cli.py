@@ -154,11 +154,12 @@ def run(
 def _run_shapes(
     kernel: str, settings: Settings, *, out: Path | None, fresh: bool, as_json: bool, verbose: bool, quiet: bool
 ) -> None:
+    from evotune.compare import check_writable
     from evotune.shapes import find_shapes, tune_shapes
     from evotune.shapes.terminal import ShapesTerminal, print_shapes
 
-    if out is not None and not out.parent.is_dir():
-        raise UsageError(f"--out {out}: there is no folder {out.parent}")
+    if out is not None:
+        check_writable(out)
     with ShapesTerminal(verbose=verbose, quiet=quiet) as terminal, contextlib.redirect_stdout(sys.stderr):
         _log_to(terminal)
         result = tune_shapes(find_shapes(kernel, settings), settings, observer=terminal, fresh=fresh)

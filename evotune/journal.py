@@ -173,6 +173,11 @@ class Journal:
         except sqlite3.Error as error:
             raise UsageError(_unusable(self.path, error)) from None
 
+    def has_runs_with(self, entry: str, kernel: str, but: str) -> bool:
+        """Whether another run of a kernel has an entry in its description."""
+        runs = self.read("SELECT id, kernel, description FROM run")
+        return any(k == kernel and i != but and entry in json.loads(text) for i, k, text in runs)
+
     def _open_run(self, kernel: str, source_hash: str, description: Mapping[str, Any], *, fresh: bool) -> Run:
         text = json.dumps(description, sort_keys=True)
         key = sha256(f"{kernel}\n{source_hash}\n{text}".encode()).hexdigest()

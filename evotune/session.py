@@ -67,6 +67,8 @@ def tune(name: str, settings: Settings, *, observer: Observer, fresh: bool = Fal
         run = journal.open_run(subject.name, subject.source_hash, description, fresh=fresh)
         if run.replaces_edited:
             observer.on_note(f"{subject.name} has changed since its last run in this journal: a new run begins")
+        if warm is not None and run.is_new and journal.has_runs_with(WARM_START, subject.name, run.id):
+            observer.on_note("the source has changed since an earlier warm start in this journal: a new run begins")
         engine = open_engine(subject, evaluator)
         stack.callback(engine.cancel)
         make_model = partial(
@@ -158,6 +160,7 @@ def _description(subject: Subject, evaluator: Evaluator, settings: Settings) -> 
         "versions": dict(evaluator.device.versions),
         "search": settings.run.search,
         "seed": settings.run.seed,
+        "settings": settings.changed(),
     }
 
 

@@ -138,6 +138,11 @@ class Settings(Section):
     llm: Llm = Llm()
     prompt: Prompt = Prompt()
 
+    def changed(self) -> dict[str, Any]:
+        """What is not the default in the sections that proposals and timings depend on."""
+        sections = {"measure", "search", "islands", *(["mfbo"] if self.run.search == "mfbo" else [])}
+        return self.model_dump(include=sections, exclude_defaults=True)
+
 
 def default_path() -> Path | None:
     """``config.yaml`` of the checkout that evotune runs from; None if evotune is installed."""

@@ -187,6 +187,8 @@ def _is_called(gpu: Gpu, name: str | None) -> bool:
 def _recorded(folder: Path, settings: Settings) -> Subject:
     if settings.run.target not in ("auto", "replay"):
         raise UsageError(f"{folder} is a recording; it cannot be run with --target {settings.run.target}")
+    if settings.run.shape is not None:
+        raise UsageError(f"{folder} is a recording of one shape; leave --shape {settings.run.shape} out")
     if not is_recording(folder):
         raise UsageError(f"{folder} is a folder without a recorded space; give a kernel file or a recording")
     recording = load_recording(folder)

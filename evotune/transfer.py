@@ -96,18 +96,32 @@ def _of_recording(given: str, kernels: Sequence[str]) -> Tried:
 def _of_journal(path: Path, kernels: Sequence[str], itself: tuple[str, Mapping[str, Any]], losses: Losses) -> Tried:
     if not path.stat().st_size:
         raise UsageError(f"{path} is empty; a journal or a recording of {_listed(kernels)} is wanted")
-    with Journal(path) as journal:
+    with _opened(path) as journal:
         runs = journal.read("SELECT id, kernel, source_hash, description FROM run ORDER BY created_s, id")
         fitting = [run for run, kernel, *described in runs if kernel in kernels and not _is(itself, *described)]
         trials = [list(Run(journal, run, is_new=False, replaces_edited=False)) for run in fitting]
     found = [pair for run in trials for pair in _relative(run, losses(run))]
     if not found:
+        if any(kernel in kernels and _is(itself, *described) for _, kernel, *described in runs):
+            raise UsageError(
+                f"all that {path} has of {_listed(kernels)} is the run that is to be started: the same device, "
+                "problem, search and seed; give a run of another one"
+            )
         others = sorted({str(kernel) for _, kernel, *_ in runs})
         raise UsageError(
-            f"journal {path} has no finished trials of other runs of {_listed(kernels)}; "
-            f"it has runs of {_listed(others)}"
+            f"journal {path} has no finished trials of {_listed(kernels)}; it has runs of {_listed(others)}"
         )
     return found
+
+
+def _opened(path: Path) -> Journal:
+    try:
+        return Journal(path)
+    except UsageError as error:
+        why = str(error).partition(";")[0]
+        raise UsageError(
+            f"{path} is no warm start: {why}; give a journal that can be written, or a recording"
+        ) from None
 
 
 def _relative(trials: Sequence[Trial], losses: Sequence[float | None]) -> Tried:

@@ -41,12 +41,16 @@ def test_simple_times_one_configuration_and_tunes_nothing(tmp_path):
 
 def test_the_python_of_the_readme_runs_and_finds_what_it_says(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert blocks
-    for block in blocks:
+    tuning = [block for block in blocks if "tune()" in block]
+    assert tuning
+    for block in tuning:
         (tmp_path / "block.py").write_text(block + "\nprint('found', best)\n")
         out = run("block.py", cwd=tmp_path)
         promised = re.search(r"tune\(\)\s+# (\{.*\})", block)
         assert f"found {promised.group(1)}" in out
+    for block in set(blocks) - set(tuning):
+        (tmp_path / "block.py").write_text(block + "\nprint(get_kernel_config({'seq': 128})['BLOCK_M'])\n")
+        assert run("block.py", cwd=tmp_path).strip() == "64"
 
 
 def test_every_command_of_the_readme_exists(tmp_path):

@@ -68,6 +68,11 @@ def test_the_multi_fidelity_search_brings_its_own_repetitions(here):
     assert find_subject("kernels/matmul.py", mine).finals.reps == 70
 
 
+def test_a_recording_has_one_shape():
+    with pytest.raises(UsageError, match="recording of one shape; leave --shape small out"):
+        find_subject("recordings/conv_A100", load(None, {"run.shape": "small"}, {}))
+
+
 def test_a_recording_is_only_replayed():
     with pytest.raises(UsageError, match="replay"):
         choose_target("replay", KERNEL)

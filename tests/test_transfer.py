@@ -130,9 +130,37 @@ def test_what_cannot_be_a_source_is_refused_with_what_was_found_and_wanted(tmp_p
     (tmp_path / "text.db").write_text("not a journal at all, only text")
     assert "cannot be used" in message(tmp_path / "text.db")
     run(recorded(tmp_path / "elsewhere", kernel="else"), tmp_path / "else.db")
-    assert "no finished trials of other runs of 'here', 'toy'; it has runs of 'elsewhere'" in message(
-        tmp_path / "else.db"
-    )
+    assert "no finished trials of 'here', 'toy'; it has runs of 'elsewhere'" in message(tmp_path / "else.db")
+    run(here, tmp_path / "same.db")
+    assert "is the run that is to be started" in message(tmp_path / "same.db")
+
+
+def test_a_source_that_has_grown_begins_a_new_run_and_says_so(tmp_path, here):
+    journal = tmp_path / "j.db"
+    run(recorded(tmp_path / "there" / "here"), journal)
+    warm = {"run.warm_start": str(journal)}
+    first, _ = run(here, journal, **warm)
+    again, _ = run(here, journal, **warm)
+    assert again.run_id == first.run_id
+    run(recorded(tmp_path / "yonder" / "here", device="other", factor=2.0), journal)
+    anew, notes = run(here, journal, **warm)
+    assert anew.run_id != first.run_id
+    assert any("the source has changed" in note for note in notes)
+
+
+@pytest.mark.parametrize(
+    "changed", [{"search.acquisition": "ucb"}, {"search.start_points": 3}, {"measure.high_reps": 7}]
+)
+def test_other_settings_are_another_run(tmp_path, here, changed):
+    usual, _ = run(here, tmp_path / "j.db")
+    other, _ = run(here, tmp_path / "j.db", **changed)
+    again, _ = run(here, tmp_path / "j.db", **changed)
+    assert usual.run_id != other.run_id == again.run_id
+
+
+def test_a_search_without_a_model_says_that_it_asks_none(tmp_path, here):
+    _, notes = run(here, tmp_path / "j.db", **{"run.search": "random", "llm.provider": "mock"})
+    assert "model none: search random asks no model" in notes
 
 
 def test_a_search_that_cannot_learn_from_a_source_says_so(tmp_path, here):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from evotune.errors import UsageError
+
 # Shares that give the default schedule's 20 random and 10 guided, 8 promoted and 5 new, 5 promoted and 3
 # new, and that the presets and settings of other sizes follow. At the highest fidelity all are promoted.
 RANDOM_SHARE = 2 / 3
@@ -37,6 +39,11 @@ class Schedule:
     fidelity_medium: int = 15
     fidelity_high: int = 50
     fidelity_ultra: int = 500
+
+    def __post_init__(self) -> None:
+        repetitions = [self.fidelity_low, self.fidelity_medium, self.fidelity_high, self.fidelity_ultra]
+        if repetitions != sorted(repetitions):
+            raise UsageError(f"repetitions of low, medium, high and ultra must not fall, found {repetitions}")
 
     @classmethod
     def of(cls, preset: str, **changes: int | None) -> Schedule:

@@ -60,7 +60,9 @@ def find_shapes(name: str, settings: Settings) -> dict[str, Subject]:
 
 def _check_settings(settings: Settings, names: Sequence[str]) -> None:
     run = settings.run
-    wrong = [f"it has {len(names)} names; give 2 to {MAX_SHAPES}"] if not 2 <= len(names) <= MAX_SHAPES else []
+    wrong = [f"found {len(names)}; give 2 to {MAX_SHAPES} names"] if not 2 <= len(names) <= MAX_SHAPES else []
+    if run.max_evaluations < len(names):
+        wrong.append(f"--max-evaluations {run.max_evaluations} is not one for each; give 30 times as many")
     if run.shape is not None:
         wrong.append("--shape is given too; give one of the two")
     if run.search != "evotune":
@@ -181,4 +183,5 @@ def _description(subjects: Mapping[str, Subject], evaluator: ShapesEvaluator, se
         "versions": dict(evaluator.device.versions),
         "search": settings.run.search,
         "seed": settings.run.seed,
+        "settings": settings.changed(),
     }

@@ -246,3 +246,8 @@ def test_the_presets_are_the_default_and_the_original_study():
     assert Schedule.of("study", n_low_fidelity=10, fidelity_low=None) == Schedule(
         10, 300, 80, 20, fidelity_ultra=50
     )
+
+
+def test_repetitions_may_not_fall_from_fidelity_to_fidelity():
+    with pytest.raises(UsageError, match=r"must not fall, found \[50, 15, 50, 500\]"):
+        Schedule.of("default", fidelity_low=50)

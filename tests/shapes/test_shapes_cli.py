@@ -12,7 +12,7 @@ pytestmark = pytest.mark.slow
     [
         (["kernels/attention.py", "--shapes", "smal,defualt"], ["'smal'", "did you mean 'small'", "'default'"]),
         (["kernels/attention.py", "--shapes", "small,odd,small"], ["'small' is given twice"]),
-        (["kernels/attention.py", "--shapes", "small"], ["1 names", "give 2 to 12"]),
+        (["kernels/attention.py", "--shapes", "small"], ["found 1", "give 2 to 12"]),
         (["kernels/attention.py", "--shapes", "small,odd", "--shape", "long"], ["--shape is given too"]),
         (["kernels/attention.py", "--shapes", "small,odd", "--search", "pattern"], ["'pattern'", "--search"]),
         (["kernels/attention.py", "--shapes", "small,odd", "--warm-start", "x.db"], ["--warm-start"]),
@@ -20,8 +20,10 @@ pytestmark = pytest.mark.slow
         (["recordings/conv_A100", "--shapes", "a,b"], ["recording", "kernel file"]),
         (
             ["kernels/attention.py", "--shapes", "small,odd", "--out", "nowhere/h.py"],
-            ["--out", "no folder nowhere"],
+            ["nowhere/h.py", "no folder nowhere"],
         ),
+        (["kernels/attention.py", "--shapes", "small,odd", "--out", "."], [". cannot be written", "not a file"]),
+        (["kernels/attention.py", "--shapes", "small,odd", "--max-evaluations", "1"], ["--max-evaluations 1"]),
         (["kernels/attention.py", "--out", "h.py"], ["--out", "--shapes"]),
     ],
 )
