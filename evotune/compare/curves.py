@@ -73,7 +73,7 @@ def _pair(
         # Drawn from the first evaluation on; what is best before it is nobody's merit.
         timed = [land.optimum_ms / c.best_at(at * land.mean_cost_s, float(c.best_ms[0])) for land, c in made]
         by_time[method] = _curve(at * one, np.array(timed))
-    unit = "seconds, recorded" if len(group) == 1 else "time, in average evaluations"
+    unit = "seconds, simulated" if len(group) == 1 else "time, in average evaluations"
     return Panel(title, "evaluations", by_evaluations), Panel(title, unit, by_time)
 
 
