@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -21,11 +22,18 @@ needs_compiler = pytest.mark.skipif(shutil.which("cc") is None, reason="no C com
 
 
 class Watch(threading.Thread):
-    """Reads the environments of all descendants of a process, for as long as it runs."""
+    """Reads the environments of all descendants of a process, for as long as it runs.
+
+    Between fork and exec a child still shows its parent's, key and all. So one that looks like its
+    parent is believed to be something of its own only once it has looked so for longer than that takes.
+    """
+
+    FORK_S = 1.0
 
     def __init__(self, pid: int) -> None:
         super().__init__(daemon=True)
         self._pid = pid
+        self._alike: dict[int, float] = {}
         self.found: dict[int, bytes] = {}
         self.over = threading.Event()
 
@@ -37,9 +45,17 @@ class Watch(threading.Thread):
                     parent = int((path / "stat").read_text().rsplit(")", 1)[1].split()[1])
                     if parent in family:
                         family.add(int(path.name))
-                        self.found[int(path.name)] = (path / "environ").read_bytes()
+                        self._look(int(path.name), parent)
                 except (OSError, IndexError):
                     continue
+
+    def _look(self, pid: int, parent: int) -> None:
+        # The command line first: what it has become by then, its environment has, too.
+        command, forked = (Path(f"/proc/{p}/cmdline").read_bytes() for p in (pid, parent))
+        environ = Path(f"/proc/{pid}/environ").read_bytes()
+        since = self._alike.setdefault(pid, time.monotonic())
+        if command != forked or time.monotonic() - since > self.FORK_S:
+            self.found[pid] = environ
 
 
 @needs_compiler
