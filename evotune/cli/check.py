@@ -1,0 +1,50 @@
+"""``evotune check``."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from evotune.cli.app import NOTHING_FOUND, app, log_to, stdout
+
+
+@app.command()
+def check(
+    kernel: Annotated[str, typer.Argument(help="A kernel file, or the name of a shipped one.")],
+    *,
+    target: Annotated[list[str], typer.Option(help="h100, h200, b200; may be given several times.")],
+    shape: Annotated[str | None, typer.Option(help="A named shape of the kernel.")] = None,
+    samples: Annotated[int, typer.Option(min=0, help="Configurations besides the default.")] = 20,
+    seed: Annotated[int, typer.Option(min=0, help="Fixes which are drawn.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
+) -> None:
+    """Compile for GPUs that are not here.
+
+    Real Triton to machine code; tells registers, spills and memory of each configuration. Nothing is timed.
+
+    evotune check kernels/attention.py --target h100 --target b200
+    """
+    from evotune import content
+    from evotune.gpu.check import check as cross_compile
+    from evotune.kernel import load_kernel
+    from evotune.terminal import Terminal, print_checked
+
+    loaded = load_kernel(content.find(kernel, content.KERNELS))
+    total = len(target) * (samples + 1)
+    done: list[int] = []
+    with Terminal() as terminal:
+        log_to(terminal)
+
+        def on_row(_: object) -> None:
+            done.append(1)
+            terminal.on_progress(len(done), total)
+
+        rows = cross_compile(loaded, target, shape=shape, samples=samples, seed=seed, on_row=on_row)
+    if as_json:
+        typer.echo(json.dumps({"rows": [row.to_json() for row in rows]}))
+    else:
+        print_checked(rows, stdout())
+    if not any(row.ok for row in rows):
+        raise typer.Exit(NOTHING_FOUND)
