@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from evotune.errors import UsageError, nearest
+from evotune.kernel import split_name
 
 PACKAGE = Path(__file__).resolve().parent
 
@@ -55,11 +56,16 @@ def shipped(kind: Kind) -> list[str]:
 def find(name: str, *kinds: Kind) -> Path:
     """Path of an entry given by path (``kernels/matmul.py``) or by its shipped name (``matmul``).
 
-    The current folder comes first, so that a user's edited copy hides the shipped file.
+    The current folder comes first, so that a user's edited copy hides the shipped file. What follows
+    the colon of ``FILE.py:NAME`` is kept.
 
     Raises:
         UsageError: There is no such entry; the message lists what is shipped.
     """
+    file, inside = split_name(Path(name))
+    if inside is not None:
+        found = find(str(file), *kinds)
+        return found.with_name(f"{found.name}:{inside}")
     given = Path(name).expanduser()
     candidates = [(given, kind) for kind in kinds]
     if not given.is_absolute() and ".." not in given.parts:

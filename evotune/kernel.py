@@ -11,6 +11,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Protocol, cast
@@ -45,6 +46,8 @@ class Backend:
 
     ``build`` returns a :class:`CSource` for ``cpu``; for ``cuda`` a function that takes the inputs
     and the output as CUDA tensors and launches. It imports torch and triton itself, when called.
+    For ``cuda`` the problem of both says of the device, beside the sizes, its ``capability`` (90 for an
+    H100, 100 for a B200) and its number of ``multiprocessors``.
     """
 
     space: Callable[[Problem], ConfigSpace]
@@ -58,6 +61,23 @@ class Tolerance:
 
     rtol: float
     atol: float
+
+
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """The dtype of that name, ``bfloat16`` too, which NumPy itself does not have.
+
+    Raises:
+        UsageError: There is no such dtype, or the package that defines it is missing.
+    """
+    if name == "bfloat16":
+        try:
+            return np.dtype(import_module("ml_dtypes").bfloat16)
+        except ImportError:
+            raise UsageError("bfloat16 in NumPy needs the package ml_dtypes; pip install ml_dtypes") from None
+    try:
+        return np.dtype(name)
+    except TypeError:
+        raise UsageError(f"{name!r} is no dtype; use one of NumPy's, such as float16, or bfloat16") from None
 
 
 class Kernel(Protocol):
@@ -124,23 +144,39 @@ class LoadedKernel:
 def load_kernel(path: Path) -> LoadedKernel:
     """Import a kernel file and check that it is complete.
 
+    ``FILE.py:NAME`` is a Triton kernel in a module of the user's; :mod:`evotune.decorated` says what
+    the module must have beside it.
+
     Raises:
         UsageError: The file is missing, does not import, or lacks names (all are listed).
     """
-    if not path.is_file():
-        raise UsageError(f"no kernel file at {path}; give the path of a .py file or the name of a shipped kernel")
+    file, name = split_name(path)
+    if not file.is_file():
+        raise UsageError(f"no kernel file at {file}; give the path of a .py file or the name of a shipped kernel")
     try:
-        source = path.read_text(encoding="utf-8")
+        source = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read {path}: {error}") from None
-    module = _import(path)
+        raise UsageError(f"cannot read {file}: {error}") from None
+    module = _import(file)
+    from evotune import decorated  # it builds on this module
+
+    if name:
+        return LoadedKernel(path, source, cast(Kernel, decorated.define(module, name, str(file))))
     if missing := [n for n in REQUIRED if not hasattr(module, n)]:
+        inside = decorated.kernels(module)
         raise UsageError(
             f"{path} lacks {missing}; a kernel file defines {list(REQUIRED)} (see docs of evotune.kernel)"
+            + (f"; one of its Triton kernels {inside} is {path}:{inside[0]}" if inside else "")
         )
     if problems := _problems(module):
         raise UsageError(f"{path}: " + "; ".join(problems))
     return LoadedKernel(path, source, cast(Kernel, module))
+
+
+def split_name(path: Path) -> tuple[Path, str | None]:
+    """A file, and the name of the kernel in it if ``FILE.py:NAME`` gives one."""
+    file, _, name = str(path).rpartition(":")
+    return (Path(file), name) if file.endswith(".py") else (path, None)
 
 
 def _problems(module: Any) -> list[str]:

@@ -10,18 +10,19 @@ operation, and keys and values are read where they lie; only a tile of queries i
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportGeneralTypeIssues=false
-# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportUnknownLambdaType=false
 # (Triton is optional, and its kernels are a language of their own, without Python's types and names.)
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evotune.kernel import Array, Backend, CSource, Problem, Tolerance
-from evotune.space import Config, ConfigSpace
+from evotune.kernel import Array, Backend, CSource, Problem, Tolerance, numpy_dtype
+from evotune.space import Config, ConfigSpace, Value
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -34,24 +35,36 @@ shapes = {  # `heads` counts the heads of all sequences of a batch
     "default": {"heads": 2, "seq": 512, "head_dim": 64, "causal": False, "dtype": "float32"},
     "causal": {"heads": 2, "seq": 512, "head_dim": 64, "causal": True, "dtype": "float32"},
     "long": {"heads": 1, "seq": 2048, "head_dim": 64, "causal": False, "dtype": "float32"},
+    "gpu_1024": {"heads": 64, "seq": 1024, "head_dim": 64, "causal": False, "dtype": "float16"},
     "gpu": {"heads": 64, "seq": 4096, "head_dim": 128, "causal": False, "dtype": "float16"},
     "gpu_causal": {"heads": 64, "seq": 4096, "head_dim": 128, "causal": True, "dtype": "float16"},
+    "gpu_64": {"heads": 64, "seq": 4096, "head_dim": 64, "causal": False, "dtype": "float16"},
+    "gpu_64_causal": {"heads": 64, "seq": 4096, "head_dim": 64, "causal": True, "dtype": "float16"},
+    "gpu_8192": {"heads": 32, "seq": 8192, "head_dim": 128, "causal": False, "dtype": "float16"},
+    "gpu_8192_causal": {"heads": 32, "seq": 8192, "head_dim": 128, "causal": True, "dtype": "float16"},
     "gpu_long": {"heads": 16, "seq": 16384, "head_dim": 64, "causal": True, "dtype": "float16"},
+    "gpu_bf16": {"heads": 64, "seq": 4096, "head_dim": 128, "causal": False, "dtype": "bfloat16"},
+    "gpu_bf16_causal": {"heads": 64, "seq": 4096, "head_dim": 128, "causal": True, "dtype": "bfloat16"},
+    "gpu_float32": {"heads": 16, "seq": 2048, "head_dim": 64, "causal": False, "dtype": "float32"},
 }
 
-tolerance = {"float32": Tolerance(rtol=1e-4, atol=1e-5), "float16": Tolerance(rtol=1e-2, atol=2e-3)}
+tolerance = {
+    "float32": Tolerance(rtol=1e-4, atol=1e-5),
+    "float16": Tolerance(rtol=1e-2, atol=2e-3),
+    "bfloat16": Tolerance(rtol=2e-2, atol=8e-3),  # weights are rounded to 8 bits before they meet the values
+}
 
 
 def inputs(problem: Problem, rng: np.random.Generator) -> tuple[Array, ...]:
     """Queries, keys and values, each (heads, seq, head_dim)."""
     shape = (int(problem["heads"]), int(problem["seq"]), int(problem["head_dim"]))
-    return tuple(rng.standard_normal(shape).astype(str(problem["dtype"])) for _ in range(3))
+    return tuple(rng.standard_normal(shape).astype(numpy_dtype(str(problem["dtype"]))) for _ in range(3))
 
 
 def reference(problem: Problem, *inputs: Array) -> Array:
     """One head at a time, with the whole score matrix."""
     # Single precision is ample for half-precision inputs and takes a quarter of the time.
-    exact = np.float32 if problem["dtype"] == "float16" else np.float64
+    exact = np.float32 if problem["dtype"] in ("float16", "bfloat16") else np.float64
     out = np.empty_like(inputs[0])
     for head, qkv in enumerate(zip(*inputs, strict=True)):
         q, k, v = (x.astype(exact) for x in qkv)
@@ -73,7 +86,7 @@ def flops(problem: Problem) -> float:
 def bytes_moved(problem: Problem) -> float:
     """Queries, keys, values and output, once each."""
     elements = int(problem["heads"]) * int(problem["seq"]) * int(problem["head_dim"])
-    return 4.0 * elements * np.dtype(str(problem["dtype"])).itemsize
+    return 4.0 * elements * numpy_dtype(str(problem["dtype"])).itemsize
 
 
 # CPU: C with GCC's vector types, which gcc, clang and zig cc all have, on any processor.
@@ -223,87 +236,146 @@ void evotune_kernel(const float *q, const float *k, const float *v, float *out) 
 
 
 def cuda_space(problem: Problem) -> ConfigSpace:
-    """Tile of queries and keys, warps that share it, and how far loads run ahead."""
-    return ConfigSpace.from_dict(
-        {
-            "BLOCK_M": [16, 32, 64, 128, 256],
-            "BLOCK_N": [16, 32, 64, 128, 256],
-            "num_warps": [1, 2, 4, 8, 16],
-            "num_stages": [1, 2, 3, 4, 5],
-            "LONGEST_FIRST": [False, True],  # start with the queries that see most keys
-        },
-        [
-            # Keys and values of the stages in flight; 227 KB is what a block can have on sm_90 and sm_100.
-            "2 * BLOCK_N * head_dim * itemsize * max(num_stages - 1, 1) <= 232448",
-            # Scores and output are float32 in registers, 255 in each thread.
-            "BLOCK_M * (BLOCK_N + head_dim) <= 255 * 32 * num_warps",
-            "BLOCK_M >= 16 * num_warps or BLOCK_N >= 16 * num_warps",  # else warps repeat each other's work
-            "causal or not LONGEST_FIRST",
-            "head_dim in (16, 32, 64, 128, 256)",  # Triton's tiles are powers of two
-        ],
-        constants={
-            "head_dim": problem["head_dim"],
-            "causal": bool(problem["causal"]),
-            "itemsize": np.dtype(str(problem["dtype"])).itemsize,
-        },
-        default={"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "num_stages": 2, "LONGEST_FIRST": False},
-    )
+    """Tile of queries and keys, order of the tiles and who computes them, and how loads are made."""
+    itemsize = numpy_dtype(str(problem["dtype"])).itemsize
+    constants = {
+        **{size: problem[size] for size in ("heads", "seq", "head_dim")},
+        "causal": bool(problem["causal"]),
+        "itemsize": itemsize,
+        "multiprocessors": problem.get("multiprocessors", 132),
+    }
+    values: dict[str, list[Value]] = {
+        "BLOCK_M": [16, 32, 64, 128, 256],
+        "BLOCK_N": [16, 32, 64, 128, 256],
+        "LONGEST_FIRST": [False, True],  # start with the queries that see most keys
+        "PERSISTENT": [0, 1, 2],  # programs on a multiprocessor that stay and walk; 0: one for each tile
+        "DESCRIPTORS": [False, True],  # loads and stores by TMA, or by pointers
+        "num_warps": [1, 2, 4, 8, 16],
+        "num_stages": [1, 2, 3, 4, 5],
+        "maxnreg": [0, 96, 128, 160],  # registers of a thread; 0: as many as the compiler likes
+    }
+    bytes_of_row = int(problem["head_dim"]) * itemsize
+    default: dict[str, Value] = {"BLOCK_M": 128, "BLOCK_N": 64, "LONGEST_FIRST": False, "PERSISTENT": 0}
+    default |= {"DESCRIPTORS": True, "num_warps": 8, "num_stages": 3 if bytes_of_row <= 256 else 2, "maxnreg": 0}
+    constraints = [
+        "head_dim in (16, 32, 64, 128, 256)",  # Triton's tiles are powers of two
+        "causal or not LONGEST_FIRST",
+        # Keys and values of the stages in flight; 227 KB is what a block can have on sm_90 and sm_100.
+        "2 * BLOCK_N * head_dim * itemsize * max(num_stages - 1, 1) <= 232448",
+        # Scores and output are float32 in registers, 255 in each thread.
+        "BLOCK_M * (BLOCK_N + head_dim) <= 255 * 32 * num_warps",
+        "BLOCK_M >= 16 * num_warps or BLOCK_N >= 16 * num_warps",  # else warps repeat each other's work
+        "maxnreg * 32 * num_warps < 65536",  # else it is no limit: a block has 65536
+        "maxnreg == 0 or BLOCK_M * (BLOCK_N + head_dim) < maxnreg * 32 * num_warps",  # scores and output again
+        # With no more tiles than programs, persistent ones have nothing to walk to.
+        "PERSISTENT == 0 or PERSISTENT * multiprocessors < heads * -(-seq // BLOCK_M)",
+    ]
+    if problem["dtype"] == "float32":
+        values["PRECISION"] = ["ieee", "tf32x3"]  # on the ordinary units, or three times on the tensor cores
+        default |= {"BLOCK_M": 64, "BLOCK_N": 32, "num_warps": 4, "PRECISION": "tf32x3"}
+    if int(problem.get("capability", 90)) >= 100:
+        values["WARP_SPECIALIZE"] = [False, True]  # loads, products and softmax each by warps of their own
+        # Triton 3.9 specializes only where TMA loads and tcgen05 multiplies: 64 rows and four warps at least.
+        constraints += ["not WARP_SPECIALIZE or DESCRIPTORS and num_warps >= 4 and BLOCK_M >= 64"]
+        default["WARP_SPECIALIZE"] = False
+    return ConfigSpace.from_dict(values, constraints, constants=constants, default=default)
 
 
 def build_cuda(config: Config, problem: Problem) -> Any:
     """A launcher ``(q, k, v, out) -> None`` for tensors of (heads, seq, head_dim)."""
-    # Triton looks `tl` up in this module; importing it above would make the CPU backend need Triton.
-    globals()["tl"] = import_module("triton.language")
-    kernel = import_module("triton").jit(attention_forward)
-    seq, head_dim = int(problem["seq"]), int(problem["head_dim"])
-    grid = (-(-seq // int(config["BLOCK_M"])), int(problem["heads"]))
-    scale = 1 / (math.sqrt(head_dim) * math.log(2))  # softmax in base 2
-    sizes = {"SEQ": seq, "HEAD_DIM": head_dim, "CAUSAL": bool(problem["causal"]), "SCALE": scale}
+    triton, torch, kernel = import_module("triton"), import_module("torch"), compiled()
+    sizes = {size.upper(): int(problem[size]) for size in ("heads", "seq", "head_dim")}
+    tiles = sizes["HEADS"] * -(-sizes["SEQ"] // int(config["BLOCK_M"]))
+    programs = int(config["PERSISTENT"]) * int(problem.get("multiprocessors", 132))
+    grid = (min(tiles, programs) if programs else tiles,)
+    options = {"PRECISION": "ieee", "WARP_SPECIALIZE": False, **config, "CAUSAL": bool(problem["causal"])}
+    options["SCALE"] = 1 / (math.sqrt(sizes["HEAD_DIM"]) * math.log(2))  # softmax in base 2
+    options["maxnreg"] = config["maxnreg"] or None
 
     def launch(q: Any, k: Any, v: Any, out: Any) -> None:
-        kernel[grid](q, k, v, out, **sizes, **config)
+        triton.set_allocator(lambda size, *_: torch.empty(size, dtype=torch.int8, device=q.device))
+        kernel[grid](q, k, v, out, **sizes, **options)
 
     return launch
 
 
+@lru_cache
+def compiled() -> Any:
+    """The Triton kernel. It looks names up in this module, which imports no Triton before."""
+    triton = import_module("triton")
+    globals().update(tl=triton.language, blocks_of=triton.jit(blocks_of), rows_of=triton.jit(rows_of))
+    return triton.jit(attention_forward)
+
+
 def attention_forward(
-    q, k, v, out, SEQ: tl.constexpr, HEAD_DIM: tl.constexpr, CAUSAL: tl.constexpr, SCALE: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LONGEST_FIRST: tl.constexpr,
+    q, k, v, out, HEADS: tl.constexpr, SEQ: tl.constexpr, HEAD_DIM: tl.constexpr, CAUSAL: tl.constexpr,
+    SCALE: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, LONGEST_FIRST: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr, WARP_SPECIALIZE: tl.constexpr,
 ):  # fmt: skip
-    """One program is one tile of queries of one head."""
-    tile = tl.program_id(0)
-    if LONGEST_FIRST:
-        tile = tl.num_programs(0) - 1 - tile
-    head = tl.program_id(1).to(tl.int64) * SEQ * HEAD_DIM
-    rows = tile * BLOCK_M + tl.arange(0, BLOCK_M)
-    dims = tl.arange(0, HEAD_DIM)
-    at_queries = head + rows[:, None] * HEAD_DIM + dims[None, :]
-    q_tile = tl.load(q + at_queries, mask=rows[:, None] < SEQ, other=0.0)
-    m_i = tl.full([BLOCK_M], -1e30, tl.float32)
-    l_i = tl.zeros([BLOCK_M], tl.float32)
-    acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
-    end = tl.minimum(tile * BLOCK_M + BLOCK_M, SEQ) if CAUSAL else SEQ
-    # Key tiles that every query sees whole need no mask: all but the diagonal and the last.
-    whole = (tile * BLOCK_M if CAUSAL else SEQ) // BLOCK_N * BLOCK_N
-    for masked in tl.static_range(2):
-        for start in range(whole if masked else 0, end if masked else whole, BLOCK_N):
-            keys = start + tl.arange(0, BLOCK_N)
-            at_keys = head + keys[:, None] * HEAD_DIM + dims[None, :]
-            inside = keys[:, None] < SEQ if masked else None
-            k_tile = tl.load(k + at_keys, mask=inside)
-            s = tl.dot(q_tile, k_tile.T, input_precision="ieee") * SCALE
-            if masked:
-                seen = (keys[None, :] <= rows[:, None]) if CAUSAL else (keys[None, :] < SEQ)
-                s = tl.where(seen, s, -1e30)
-            m_new = tl.maximum(m_i, tl.max(s, 1))
-            p = tl.exp2(s - m_new[:, None])
-            alpha = tl.exp2(m_i - m_new)
-            l_i = l_i * alpha + tl.sum(p, 1)
-            v_tile = tl.load(v + at_keys, mask=inside, other=0.0 if masked else None)
-            acc = tl.dot(p.to(v_tile.dtype), v_tile, acc * alpha[:, None], input_precision="ieee")
-            m_i = m_new
-    acc = acc / l_i[:, None]
-    tl.store(out + at_queries, acc.to(out.dtype.element_ty), mask=rows[:, None] < SEQ)
+    """One program is one tile of queries of one head, or walks over tiles."""
+    dtype: tl.constexpr = out.dtype.element_ty
+    if DESCRIPTORS:
+        q = blocks_of(q, HEADS, SEQ, HEAD_DIM, BLOCK_M)
+        k = blocks_of(k, HEADS, SEQ, HEAD_DIM, BLOCK_N)
+        v = blocks_of(v, HEADS, SEQ, HEAD_DIM, BLOCK_N)
+        out = blocks_of(out, HEADS, SEQ, HEAD_DIM, BLOCK_M)
+    tiles_m = tl.cdiv(SEQ, BLOCK_M)
+    first = tl.program_id(0)
+    last = HEADS * tiles_m if PERSISTENT else first + 1
+    for tile in tl.range(first, last, tl.num_programs(0) if PERSISTENT else 1):
+        head, tile_m = tile // tiles_m, tile % tiles_m
+        row = (tiles_m - 1 - tile_m if LONGEST_FIRST else tile_m) * BLOCK_M
+        rows = row + tl.arange(0, BLOCK_M)
+        q_tile = rows_of(q, head, row, SEQ, HEAD_DIM, BLOCK_M, DESCRIPTORS, True)
+        m_i = tl.full([BLOCK_M], -1e30, tl.float32)
+        l_i = tl.zeros([BLOCK_M], tl.float32)
+        acc = tl.zeros([BLOCK_M, HEAD_DIM], tl.float32)
+        end = tl.minimum(row + BLOCK_M, SEQ) if CAUSAL else SEQ
+        # Key tiles that every query sees whole need no mask: all but the diagonal and the last.
+        whole = (row if CAUSAL else SEQ) // BLOCK_N * BLOCK_N
+        for masked in tl.static_range(2):
+            start, stop = (whole, end) if masked else (0, whole)
+            for key in tl.range(start, stop, BLOCK_N, warp_specialize=WARP_SPECIALIZE):
+                k_tile = rows_of(k, head, key, SEQ, HEAD_DIM, BLOCK_N, DESCRIPTORS, masked)
+                s = tl.dot(q_tile, k_tile.T, input_precision=PRECISION) * SCALE
+                if masked:
+                    keys = key + tl.arange(0, BLOCK_N)
+                    seen = (keys[None, :] <= rows[:, None]) if CAUSAL else (keys[None, :] < SEQ)
+                    s = tl.where(seen, s, -1e30)
+                m_new = tl.maximum(m_i, tl.max(s, 1))
+                p = tl.exp2(s - m_new[:, None])
+                alpha = tl.exp2(m_i - m_new)
+                l_i = l_i * alpha + tl.sum(p, 1)
+                v_tile = rows_of(v, head, key, SEQ, HEAD_DIM, BLOCK_N, DESCRIPTORS, masked)
+                acc = tl.dot(p.to(v_tile.dtype), v_tile, acc * alpha[:, None], input_precision=PRECISION)
+                m_i = m_new
+        result = (acc / l_i[:, None]).to(dtype)
+        if DESCRIPTORS:
+            out.store([head, row, 0], tl.reshape(result, [1, BLOCK_M, HEAD_DIM]))
+        else:
+            at = (head.to(tl.int64) * SEQ + rows[:, None]) * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
+            tl.store(out + at, result, mask=rows[:, None] < SEQ)
+
+
+def blocks_of(x, HEADS: tl.constexpr, SEQ: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr):
+    """A descriptor whose blocks are BLOCK rows of one head."""
+    return tl.make_tensor_descriptor(x, [HEADS, SEQ, HEAD_DIM], [SEQ * HEAD_DIM, HEAD_DIM, 1], [1, BLOCK, HEAD_DIM])
+
+
+def rows_of(
+    x, head, row, SEQ: tl.constexpr, HEAD_DIM: tl.constexpr, BLOCK: tl.constexpr, DESCRIPTORS: tl.constexpr,
+    MASKED: tl.constexpr,
+):  # fmt: skip
+    """BLOCK rows of a head from `row` on; zeros beyond its end, where MASKED says that there may be such."""
+    rows = row + tl.arange(0, BLOCK)[:, None]
+    at = (head.to(tl.int64) * SEQ + rows) * HEAD_DIM + tl.arange(0, HEAD_DIM)[None, :]
+    if DESCRIPTORS:
+        tile = tl.reshape(x.load([head, row, 0]), [BLOCK, HEAD_DIM])
+    elif MASKED:
+        tile = tl.load(x + at, mask=rows < SEQ, other=0.0)
+    else:
+        tile = tl.load(x + at)
+    return tile
 
 
 backends = {

@@ -9,17 +9,19 @@ On the GPU: one program per output tile, programs grouped so that neighbours sha
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportGeneralTypeIssues=false
-# pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportUnknownLambdaType=false
+# pyright: reportPossiblyUnboundVariable=false
 # (Triton is optional, and its kernels are a language of their own, without Python's types and names.)
 from __future__ import annotations
 
+from functools import lru_cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evotune.kernel import Array, Backend, CSource, Problem, Tolerance
-from evotune.space import Config, ConfigSpace
+from evotune.kernel import Array, Backend, CSource, Problem, Tolerance, numpy_dtype
+from evotune.space import Config, ConfigSpace, Value
 
 if TYPE_CHECKING:
     import triton.language as tl
@@ -31,28 +33,41 @@ shapes = {
     "odd": {"m": 67, "n": 45, "k": 83, "dtype": "float32"},
     "default": {"m": 256, "n": 256, "k": 256, "dtype": "float32"},
     "wide": {"m": 64, "n": 1024, "k": 512, "dtype": "float32"},
+    "gpu_256": {"m": 256, "n": 256, "k": 256, "dtype": "float16"},
     "gpu_1024": {"m": 1024, "n": 1024, "k": 1024, "dtype": "float16"},
     "gpu": {"m": 4096, "n": 4096, "k": 4096, "dtype": "float16"},
     "gpu_8192": {"m": 8192, "n": 8192, "k": 8192, "dtype": "float16"},
+    "gpu_float32": {"m": 4096, "n": 4096, "k": 4096, "dtype": "float32"},
+    "gpu_bf16": {"m": 4096, "n": 4096, "k": 4096, "dtype": "bfloat16"},
+    "gpu_bf16_8192": {"m": 8192, "n": 8192, "k": 8192, "dtype": "bfloat16"},
+    "gpu_int8": {"m": 4096, "n": 4096, "k": 4096, "dtype": "int8"},
+    "gpu_int8_8192": {"m": 8192, "n": 8192, "k": 8192, "dtype": "int8"},
 }
 
-tolerance = {"float32": Tolerance(rtol=1e-4, atol=1e-4), "float16": Tolerance(rtol=1e-2, atol=1e-2)}
+tolerance = {
+    "float32": Tolerance(rtol=1e-4, atol=1e-4),
+    "float16": Tolerance(rtol=1e-2, atol=1e-2),
+    "bfloat16": Tolerance(rtol=2e-2, atol=2e-2),  # 8 bits of mantissa: rounding alone is 4e-3 of a value
+    "int8": Tolerance(rtol=0.0, atol=0.0),
+}
 
 
 def inputs(problem: Problem, rng: np.random.Generator) -> tuple[Array, ...]:
-    """``a``, (m, k), and ``b``, (k, n); scaled so that results are near one for every k."""
+    """``a``, (m, k), and ``b``, (k, n); those of floats are scaled so that results are near one for every k."""
     m, n, k = (int(problem[size]) for size in "mnk")
-    dtype = str(problem["dtype"])
+    dtype = numpy_dtype(str(problem["dtype"]))
+    if dtype == np.int8:
+        return rng.integers(-128, 128, (m, k), np.int8), rng.integers(-128, 128, (k, n), np.int8)
     a = rng.standard_normal((m, k)) / np.sqrt(k)
     return a.astype(dtype), rng.standard_normal((k, n)).astype(dtype)
 
 
 def reference(problem: Problem, *inputs: Array) -> Array:
-    """NumPy's product, in double precision for single-precision inputs."""
-    # Single precision is ample for half-precision inputs and takes half the time.
-    exact = np.float32 if problem["dtype"] == "float16" else np.float64
+    """NumPy's product; of int8 in int32, of others in their own dtype."""
+    # Single precision is ample for half-precision inputs and takes half the time; double is exact for int8.
+    exact = np.float32 if problem["dtype"] in ("float16", "bfloat16") else np.float64
     a, b = (x.astype(exact) for x in inputs)
-    return (a @ b).astype(inputs[0].dtype)
+    return (a @ b).astype(np.int32 if problem["dtype"] == "int8" else inputs[0].dtype)
 
 
 def flops(problem: Problem) -> float:
@@ -63,7 +78,8 @@ def flops(problem: Problem) -> float:
 def bytes_moved(problem: Problem) -> float:
     """Both inputs and the output, once each."""
     m, n, k = (int(problem[size]) for size in "mnk")
-    return float((m * k + k * n + m * n) * np.dtype(str(problem["dtype"])).itemsize)
+    itemsize = numpy_dtype(str(problem["dtype"])).itemsize
+    return float((m * k + k * n) * itemsize + m * n * (4 if itemsize == 1 else itemsize))
 
 
 # CPU: C with GCC's vector types, which gcc, clang and zig cc all have, on any processor.
@@ -185,73 +201,158 @@ void evotune_kernel(const float *a, const float *b, float *out) {
 
 
 def cuda_space(problem: Problem) -> ConfigSpace:
-    """Output tile, depth of a step, order of the tiles, warps, and how far loads run ahead."""
-    return ConfigSpace.from_dict(
-        {
-            "BLOCK_M": [16, 32, 64, 128, 256],
-            "BLOCK_N": [16, 32, 64, 128, 256],
-            "BLOCK_K": [16, 32, 64, 128],
-            "GROUP_M": [1, 4, 8, 16],  # rows of tiles that are walked column by column
-            "num_warps": [2, 4, 8],
-            "num_stages": [1, 2, 3, 4, 5],
-        },
-        [
-            # Tiles of the stages in flight; 227 KB is what a block can have on sm_90 and sm_100.
-            "(BLOCK_M + BLOCK_N) * BLOCK_K * itemsize * max(num_stages - 1, 1) <= 232448",
-            # The output tile is float32 in registers, 255 in each thread.
-            "BLOCK_M * BLOCK_N <= 255 * 32 * num_warps",
-            "BLOCK_M * BLOCK_N >= 256 * num_warps",  # else warps repeat each other's work
-        ],
-        constants={"itemsize": np.dtype(str(problem["dtype"])).itemsize},
-        default={
-            "BLOCK_M": 64,
-            "BLOCK_N": 64,
-            "BLOCK_K": 32,
-            "GROUP_M": 8,
-            "num_warps": 4,
-            "num_stages": 3,
-        },
-    )
+    """Output tile, depth of a step, order of the tiles and who computes them, and how loads are made."""
+    constants = {
+        **{size: problem[size] for size in "mnk"},
+        "itemsize": numpy_dtype(str(problem["dtype"])).itemsize,
+        "multiprocessors": problem.get("multiprocessors", 132),
+    }
+    values: dict[str, list[Value]] = {
+        "BLOCK_M": [16, 32, 64, 128, 256],
+        "BLOCK_N": [16, 32, 64, 128, 256],
+        "BLOCK_K": [32, 64, 128, 256] if problem["dtype"] == "int8" else [16, 32, 64, 128],
+        "GROUP_M": [1, 2, 4, 8, 16],  # rows of tiles that are walked column by column
+        "PERSISTENT": [0, 1, 2],  # programs on a multiprocessor that stay and walk; 0: one for each tile
+        "DESCRIPTORS": [False, True],  # loads and stores by TMA, or by pointers
+        "num_warps": [2, 4, 8],
+        "num_stages": [1, 2, 3, 4, 5],
+        "num_ctas": [1, 2],  # blocks of a cluster, which share a tile
+        "maxnreg": [0, 96, 128, 160],  # registers of a thread; 0: as many as the compiler likes
+    }
+    constraints = [
+        # Tiles of the stages in flight; 227 KB is what a block can have on sm_90 and sm_100.
+        "(BLOCK_M + BLOCK_N) * BLOCK_K * itemsize * max(num_stages - 1, 1) <= 232448 * num_ctas",
+        # The output tile is in registers at the end, four bytes an element, 255 registers in each thread.
+        "BLOCK_M * BLOCK_N <= 255 * 32 * num_warps * num_ctas",
+        "BLOCK_M * BLOCK_N >= 256 * num_warps * num_ctas",  # else warps repeat each other's work
+        "maxnreg * 32 * num_warps < 65536",  # else it is no limit: a block has 65536
+        "maxnreg == 0 or BLOCK_M * BLOCK_N < maxnreg * 32 * num_warps * num_ctas",  # the output tile again
+        "GROUP_M == 1 or GROUP_M < 2 * -(-m // BLOCK_M)",  # with all rows in a group, a larger one is the same
+        # With no more tiles than programs, persistent ones have nothing to walk to.
+        "PERSISTENT == 0 or PERSISTENT * multiprocessors // num_ctas < -(-m // BLOCK_M) * -(-n // BLOCK_N)",
+        "not DESCRIPTORS or k * itemsize % 16 == 0 and n * itemsize % 16 == 0",  # rows as TMA takes them
+    ]
+    if problem["dtype"] == "float32":
+        values["PRECISION"] = ["ieee", "tf32x3"]  # on the ordinary units, or three times on the tensor cores
+        constraints += [
+            # Steps on the ordinary units are unrolled: deeper ones spill kilobytes and take a minute to compile.
+            "PRECISION != 'ieee' or BLOCK_K <= 64",
+            "PRECISION != 'tf32x3' or num_ctas == 1",  # Triton 3.9 fails on most that have two
+        ]
+    if int(problem.get("capability", 90)) >= 100:
+        values["WARP_SPECIALIZE"] = [False, True]  # loads, products and the rest each by warps of their own
+        values["EPILOGUE_SUBTILE"] = [1, 2]  # parts in which a tile leaves tensor memory
+        constraints += [
+            # Triton 3.9 specializes only where TMA loads and tcgen05 multiplies: 64 rows and four warps at least.
+            "not WARP_SPECIALIZE or DESCRIPTORS and num_warps >= 4 and BLOCK_M >= 64",
+            "EPILOGUE_SUBTILE == 1 or DESCRIPTORS",
+        ]
+    return ConfigSpace.from_dict(values, constraints, constants=constants, default=cuda_default(problem))
+
+
+def cuda_default(problem: Problem) -> Config:
+    """The largest tile that a block holds, as Triton's tutorials do for large matrices."""
+    m, n, k = (int(problem[size]) for size in "mnk")
+    itemsize = numpy_dtype(str(problem["dtype"])).itemsize
+    config: dict[str, Value] = {
+        "BLOCK_M": 128,
+        "BLOCK_N": {1: 128, 2: 256, 4: 64}[itemsize],
+        "BLOCK_K": 128 // itemsize,  # a row of 128 bytes: the widest that shared memory swizzles
+        "GROUP_M": 8,
+        "PERSISTENT": 0,
+        "DESCRIPTORS": k * itemsize % 16 == 0 and n * itemsize % 16 == 0,
+        "num_warps": 8,
+        "num_stages": 3,
+        "num_ctas": 1,
+        "maxnreg": 0,
+    }
+    if m * n < 128 * 256 * int(problem.get("multiprocessors", 132)):  # too few such tiles for the device
+        config |= {"BLOCK_M": 64, "BLOCK_N": 64, "GROUP_M": 1, "num_warps": 4}
+    if problem["dtype"] == "float32":
+        config["PRECISION"] = "tf32x3"
+    if int(problem.get("capability", 90)) >= 100:
+        config |= {"WARP_SPECIALIZE": False, "EPILOGUE_SUBTILE": 1}
+    return config
 
 
 def build_cuda(config: Config, problem: Problem) -> Any:
     """A launcher ``(a, b, out) -> None``."""
-    # Triton looks `tl` up in this module; importing it above would make the CPU backend need Triton.
-    globals()["tl"] = import_module("triton.language")
-    kernel = import_module("triton").jit(matmul)
+    triton, torch, kernel = import_module("triton"), import_module("torch"), compiled()
     sizes = {size.upper(): int(problem[size]) for size in "mnk"}
-    grid = (-(-sizes["M"] // int(config["BLOCK_M"])) * -(-sizes["N"] // int(config["BLOCK_N"])),)
+    tiles = -(-sizes["M"] // int(config["BLOCK_M"])) * -(-sizes["N"] // int(config["BLOCK_N"]))
+    programs = int(config["PERSISTENT"]) * int(problem.get("multiprocessors", 132)) // int(config["num_ctas"])
+    grid = (min(tiles, programs) if programs else tiles,)
+    options = {"PRECISION": "ieee", "WARP_SPECIALIZE": False, "EPILOGUE_SUBTILE": 1, **config}
+    options["maxnreg"] = config["maxnreg"] or None
 
     def launch(a: Any, b: Any, out: Any) -> None:
-        kernel[grid](a, b, out, **sizes, **config)
+        triton.set_allocator(lambda size, *_: torch.empty(size, dtype=torch.int8, device=a.device))
+        kernel[grid](a, b, out, **sizes, **options)
 
     return launch
+
+
+@lru_cache
+def compiled() -> Any:
+    """The Triton kernel. It looks names up in this module, which imports no Triton before."""
+    triton = import_module("triton")
+    globals().update(tl=triton.language, tile_at=triton.jit(tile_at))
+    return triton.jit(matmul)
 
 
 def matmul(
     a, b, out, M: tl.constexpr, N: tl.constexpr, K: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr, GROUP_M: tl.constexpr,
+    PERSISTENT: tl.constexpr, DESCRIPTORS: tl.constexpr, PRECISION: tl.constexpr,
+    WARP_SPECIALIZE: tl.constexpr, EPILOGUE_SUBTILE: tl.constexpr,
 ):  # fmt: skip
-    """One program is one tile of the output."""
-    tiles_m = tl.cdiv(M, BLOCK_M)
+    """One program is one tile of the output, or walks over tiles."""
+    if DESCRIPTORS:
+        a_blocks = tl.make_tensor_descriptor(a, [M, K], [K, 1], [BLOCK_M, BLOCK_K])
+        b_blocks = tl.make_tensor_descriptor(b, [K, N], [N, 1], [BLOCK_K, BLOCK_N])
+        out_blocks = tl.make_tensor_descriptor(out, [M, N], [N, 1], [BLOCK_M, BLOCK_N // EPILOGUE_SUBTILE])
+    first = tl.program_id(0)
+    last = tl.cdiv(M, BLOCK_M) * tl.cdiv(N, BLOCK_N) if PERSISTENT else first + 1
+    # Flattened, the two loops are one: the loads of the next tile overlap the end of this one.
+    for tile in tl.range(
+        first, last, tl.num_programs(0) if PERSISTENT else 1, flatten=PERSISTENT > 0 and DESCRIPTORS,
+        warp_specialize=WARP_SPECIALIZE and PERSISTENT > 0,
+    ):  # fmt: skip
+        row, col = tile_at(tile, M, N, BLOCK_M, BLOCK_N, GROUP_M)
+        rows, cols = row + tl.arange(0, BLOCK_M), col + tl.arange(0, BLOCK_N)
+        acc = tl.zeros([BLOCK_M, BLOCK_N], tl.int32 if a.dtype.element_ty == tl.int8 else tl.float32)
+        for k in tl.range(0, K, BLOCK_K, warp_specialize=WARP_SPECIALIZE and PERSISTENT == 0):
+            if DESCRIPTORS:
+                a_tile, b_tile = a_blocks.load([row, k]), b_blocks.load([k, col])
+            else:
+                ks = k + tl.arange(0, BLOCK_K)
+                # Rows and columns beyond the edge wrap round: loads need a mask along k only.
+                a_at = (rows % M)[:, None].to(tl.int64) * K + ks[None, :]
+                b_at = ks[:, None].to(tl.int64) * N + (cols % N)[None, :]
+                a_tile = tl.load(a + a_at, mask=ks[None, :] < K, other=0)
+                b_tile = tl.load(b + b_at, mask=ks[:, None] < K, other=0)
+            acc = tl.dot(a_tile, b_tile, acc, input_precision=PRECISION, out_dtype=acc.dtype)
+        result = acc.to(out.dtype.element_ty)
+        if not DESCRIPTORS:
+            inside = (rows[:, None] < M) & (cols[None, :] < N)
+            tl.store(out + rows[:, None].to(tl.int64) * N + cols[None, :], result, mask=inside)
+        elif EPILOGUE_SUBTILE == 1:
+            out_blocks.store([row, col], result)
+        else:
+            left, right = tl.split(tl.permute(tl.reshape(result, [BLOCK_M, 2, BLOCK_N // 2]), [0, 2, 1]))
+            out_blocks.store([row, col], left)
+            out_blocks.store([row, col + BLOCK_N // 2], right)
+
+
+def tile_at(
+    tile, M: tl.constexpr, N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, GROUP_M: tl.constexpr
+):
+    """First row and column of a tile: groups of GROUP_M rows of tiles, column by column."""
     tiles_n = tl.cdiv(N, BLOCK_N)
-    tile = tl.program_id(0)
     group = tile // (GROUP_M * tiles_n)
-    rows_in_group = tl.minimum(tiles_m - group * GROUP_M, GROUP_M)
+    rows_in_group = tl.minimum(tl.cdiv(M, BLOCK_M) - group * GROUP_M, GROUP_M)
     in_group = tile % (GROUP_M * tiles_n)
-    rows = (group * GROUP_M + in_group % rows_in_group) * BLOCK_M + tl.arange(0, BLOCK_M)
-    cols = (in_group // rows_in_group) * BLOCK_N + tl.arange(0, BLOCK_N)
-    # Rows and columns beyond the edge wrap round: loads need a mask along k only.
-    a_rows = a + (rows % M)[:, None].to(tl.int64) * K
-    b_cols = b + (cols % N)[None, :]
-    acc = tl.zeros([BLOCK_M, BLOCK_N], tl.float32)
-    for start in range(0, K, BLOCK_K):
-        ks = start + tl.arange(0, BLOCK_K)
-        a_tile = tl.load(a_rows + ks[None, :], mask=ks[None, :] < K, other=0.0)
-        b_tile = tl.load(b_cols + ks[:, None].to(tl.int64) * N, mask=ks[:, None] < K, other=0.0)
-        acc = tl.dot(a_tile, b_tile, acc, input_precision="ieee")
-    inside = (rows[:, None] < M) & (cols[None, :] < N)
-    tl.store(out + rows[:, None].to(tl.int64) * N + cols[None, :], acc.to(out.dtype.element_ty), mask=inside)
+    return (group * GROUP_M + in_group % rows_in_group) * BLOCK_M, (in_group // rows_in_group) * BLOCK_N
 
 
 backends = {

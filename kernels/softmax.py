@@ -3,6 +3,8 @@
 The choice is between passes over the row: ``PASSES`` = 3 finds the maximum, then stores and sums
 exponentials, then divides; 2 keeps the sum right while the maximum still moves (Milakov &
 Gimelshein 2018, "Online normalizer calculation for softmax", algorithm 3) and reads the row once less.
+On the GPU a row that fits into one block stays in registers and is read once; for a longer one
+``MAXIMUM`` makes that choice, with one running maximum for each row or for each of its lanes.
 """
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evotune.kernel import Array, Backend, CSource, Problem, Tolerance
+from evotune.kernel import Array, Backend, CSource, Problem, Tolerance, numpy_dtype
 from evotune.space import Config, ConfigSpace
 
 if TYPE_CHECKING:
@@ -30,23 +32,37 @@ shapes = {
     "default": {"rows": 256, "cols": 1024, "dtype": "float32"},
     "long": {"rows": 8, "cols": 32768, "dtype": "float32"},
     "gpu": {"rows": 16384, "cols": 4096, "dtype": "float16"},
+    "gpu_bf16": {"rows": 16384, "cols": 4096, "dtype": "bfloat16"},
+    "gpu_short": {"rows": 262144, "cols": 256, "dtype": "float16"},
     "gpu_long": {"rows": 2048, "cols": 50257, "dtype": "float32"},
+    "gpu_large": {"rows": 32768, "cols": 32768, "dtype": "bfloat16"},
 }
 
-tolerance = {"float32": Tolerance(rtol=1e-4, atol=1e-7), "float16": Tolerance(rtol=5e-3, atol=1e-6)}
+tolerance = {
+    "float32": Tolerance(rtol=1e-4, atol=1e-7),
+    "float16": Tolerance(rtol=5e-3, atol=1e-6),
+    "bfloat16": Tolerance(rtol=1e-2, atol=1e-6),
+}
+
+CHUNK = 1 << 22  # elements converted at once: 32 MB in double precision, where large shapes would need 8 GB
 
 
 def inputs(problem: Problem, rng: np.random.Generator) -> tuple[Array, ...]:
     """One matrix, (rows, cols)."""
-    x = rng.standard_normal((int(problem["rows"]), int(problem["cols"])))
-    return (x.astype(str(problem["dtype"])),)
+    x = np.empty((int(problem["rows"]), int(problem["cols"])), numpy_dtype(str(problem["dtype"])))
+    for part in np.array_split(x, x.size // CHUNK + 1):
+        part[...] = rng.standard_normal(part.shape, dtype=np.float32)
+    return (x,)
 
 
 def reference(problem: Problem, *inputs: Array) -> Array:
     """In double precision."""
-    x = inputs[0].astype(np.float64)
-    e = np.exp(x - x.max(axis=1, keepdims=True))
-    return (e / e.sum(axis=1, keepdims=True)).astype(inputs[0].dtype)
+    out = inputs[0].copy()
+    for part in np.array_split(out, out.size // CHUNK + 1):
+        x = part.astype(np.float64)
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        part[...] = e / e.sum(axis=1, keepdims=True)
+    return out
 
 
 def flops(problem: Problem) -> float:
@@ -56,7 +72,7 @@ def flops(problem: Problem) -> float:
 
 def bytes_moved(problem: Problem) -> float:
     """The matrix, read and written once."""
-    return 2.0 * int(problem["rows"]) * int(problem["cols"]) * np.dtype(str(problem["dtype"])).itemsize
+    return 2.0 * int(problem["rows"]) * int(problem["cols"]) * numpy_dtype(str(problem["dtype"])).itemsize
 
 
 # CPU: C with GCC's vector types, which gcc, clang and zig cc all have, on any processor.
@@ -187,66 +203,141 @@ void evotune_kernel(const float *x, float *out) {
 
 
 def cuda_space(problem: Problem) -> ConfigSpace:
-    """Columns held at once and warps that share them; a row in one block is read only once."""
+    """What a program holds at once, how often it reads a row, how far ahead, and what the caches are told."""
     return ConfigSpace.from_dict(
         {
-            "BLOCK": [256, 512, 1024, 2048, 4096, 8192, 16384],  # columns in one step
+            "BLOCK": [128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768],  # columns at once
+            "ROWS_AT_ONCE": [1, 2, 4, 8, 16],
             "num_warps": [1, 2, 4, 8, 16, 32],
-            "NUM_STAGES": [1, 2, 3, 4],  # steps whose loads are in flight
-            "KEEP": [False, True],  # ask the caches to keep the row for the second pass
+            "MAXIMUM": ["first", "row", "lane"],  # found first, or running: one for a row, or one for each lane
+            "PROGRAMS_PER_SM": [0, 1, 2, 4, 8],  # 0: as many as there are rows; else they loop over rows
+            "NUM_STAGES": [1, 2, 3, 4],  # rounds of the loop whose loads are in flight
+            "EVICT_HINTS": [False, True],  # tell the caches which read of a row is the last one
+            "STORE_CACHE": ["", ".cg", ".cs"],  # .cg: past L1; .cs: streaming, to be evicted first
+            "maxnreg": [0, 32, 64, 128],  # registers of a thread; 0: what the compiler likes
         },
         [
-            "BLOCK >= 32 * num_warps",  # at least one element for each thread,
-            "BLOCK <= 64 * 32 * num_warps",  # and no more than its registers hold
-            "BLOCK <= max(2 * cols, 256)",
-            "BLOCK < cols or NUM_STAGES == 1 and not KEEP",  # one step: nothing to overlap or keep
+            "BLOCK < 2 * cols or BLOCK == 128",  # else a smaller block holds the row
+            "ROWS_AT_ONCE <= rows",
+            "BLOCK * ROWS_AT_ONCE >= 32 * num_warps",  # at least one element for each thread,
+            "BLOCK * ROWS_AT_ONCE <= 64 * 32 * num_warps",  # and no more than its 255 registers work on
+            "BLOCK * ROWS_AT_ONCE <= 32768",  # nor than half of the 65536 registers of a block
+            # A row in one block is normalised in registers, by its one maximum.
+            "BLOCK < cols or MAXIMUM == 'first'",
+            "PROGRAMS_PER_SM * num_warps <= 64",  # an SM has room for 64 warps: more would wait, not loop
+            "PROGRAMS_PER_SM == 0 or PROGRAMS_PER_SM * multiprocessors * ROWS_AT_ONCE < rows",  # else no loop
+            # Loads are ahead in a loop only: over columns, or over rows that are whole in a block.
+            "NUM_STAGES == 1 or BLOCK < cols or PROGRAMS_PER_SM > 0",
+            "BLOCK >= cols or (NUM_STAGES - 1) * BLOCK < cols",  # no further ahead than the row is long
+            # They go to shared memory (cp.async) in aligned pieces of four bytes or more, have no hints,
+            "NUM_STAGES == 1 or BLOCK * ROWS_AT_ONCE * itemsize >= 4 * 32 * num_warps",
+            "NUM_STAGES == 1 or cols * itemsize % 4 == 0",
+            "NUM_STAGES == 1 or not EVICT_HINTS",
+            # and a block has 227 KiB of it on sm_90 and sm_100.
+            "(NUM_STAGES - 1) * BLOCK * ROWS_AT_ONCE * itemsize <= 227 * 1024",
+            # The compiler keeps to the registers of a block anyway. It needs between one and four for an element.
+            "maxnreg * 32 * num_warps < 65536",
+            "maxnreg == 0 or BLOCK * ROWS_AT_ONCE <= maxnreg * 32 * num_warps <= 4 * BLOCK * ROWS_AT_ONCE",
         ],
-        constants={"cols": problem["cols"]},
-        default={"BLOCK": 256, "num_warps": 4, "NUM_STAGES": 1, "KEEP": False},
+        constants={
+            "rows": problem["rows"],
+            "cols": problem["cols"],
+            "itemsize": numpy_dtype(str(problem["dtype"])).itemsize,
+            "multiprocessors": problem.get("multiprocessors", 132),
+        },
+        default=cuda_default(int(problem["cols"])),
     )
+
+
+def cuda_default(cols: int) -> Config:
+    """A program for each row, which is read once if it is not too long, with 16 elements for each thread."""
+    block = min(max(1 << (cols - 1).bit_length(), 128), 16384)
+    return {
+        "BLOCK": block,
+        "ROWS_AT_ONCE": 1,
+        "num_warps": max(block // (16 * 32), 1),
+        "MAXIMUM": "first" if block >= cols else "row",
+        "PROGRAMS_PER_SM": 0,
+        "NUM_STAGES": 1,
+        "EVICT_HINTS": False,
+        "STORE_CACHE": "",
+        "maxnreg": 0,
+    }
 
 
 def build_cuda(config: Config, problem: Problem) -> Any:
     """A launcher ``(x, out) -> None``."""
     # Triton looks `tl` up in this module; importing it above would make the CPU backend need Triton.
     globals()["tl"] = import_module("triton.language")
-    kernel = import_module("triton").jit(softmax_row)
+    kernel = import_module("triton").jit(softmax_rows)
     rows, cols = int(problem["rows"]), int(problem["cols"])
+    tunables: dict[str, Any] = {**config, "maxnreg": config["maxnreg"] or None}
+    groups = -(-rows // int(config["ROWS_AT_ONCE"]))
+    resident = int(problem.get("multiprocessors", 132)) * tunables.pop("PROGRAMS_PER_SM")
+    programs = min(resident or groups, groups)
 
     def launch(x: Any, out: Any) -> None:
-        kernel[(rows,)](x, out, COLS=cols, **config)
+        kernel[(programs,)](x, out, ROWS=rows, COLS=cols, PROGRAMS=programs, **tunables)
 
     return launch
 
 
-def softmax_row(
-    x, out, COLS: tl.constexpr, BLOCK: tl.constexpr, NUM_STAGES: tl.constexpr, KEEP: tl.constexpr
+def softmax_rows(
+    x, out, ROWS: tl.constexpr, COLS: tl.constexpr, PROGRAMS: tl.constexpr,
+    BLOCK: tl.constexpr, ROWS_AT_ONCE: tl.constexpr, MAXIMUM: tl.constexpr, NUM_STAGES: tl.constexpr,
+    EVICT_HINTS: tl.constexpr, STORE_CACHE: tl.constexpr,
 ):  # fmt: skip
-    """One program is one row."""
-    row = tl.program_id(0).to(tl.int64) * COLS
-    policy: tl.constexpr = "evict_last" if KEEP else ""
-    if BLOCK >= COLS:
-        at = tl.arange(0, BLOCK)
-        e = tl.load(x + row + at, mask=at < COLS, other=-float("inf")).to(tl.float32)
-        e = tl.exp(e - tl.max(e, 0))
-        tl.store(out + row + at, (e / tl.sum(e, 0)).to(out.dtype.element_ty), mask=at < COLS)
-    else:
-        # Maximum and sum of each lane; they meet once, at the end of the first pass.
-        m = tl.full([BLOCK], -1e30, tl.float32)
-        l = tl.zeros([BLOCK], tl.float32)
-        for start in tl.range(0, COLS, BLOCK, num_stages=NUM_STAGES):
-            at = start + tl.arange(0, BLOCK)
-            e = tl.load(x + row + at, mask=at < COLS, other=-float("inf"), eviction_policy=policy).to(tl.float32)
-            m_new = tl.maximum(m, e)
-            l = l * tl.exp(m - m_new) + tl.exp(e - m_new)
-            m = m_new
-        top = tl.max(m, 0)
-        total = tl.sum(l * tl.exp(m - top), 0)
-        for start in tl.range(0, COLS, BLOCK, num_stages=NUM_STAGES):
-            at = start + tl.arange(0, BLOCK)
-            e = tl.load(x + row + at, mask=at < COLS).to(tl.float32)
-            p = tl.exp(e - top) / total
-            tl.store(out + row + at, p.to(out.dtype.element_ty), mask=at < COLS)
+    """One program is ROWS_AT_ONCE rows, or every PROGRAMS-th group of so many."""
+    again: tl.constexpr = "evict_last" if EVICT_HINTS else ""
+    last: tl.constexpr = "evict_first" if EVICT_HINTS else ""
+    row_stages: tl.constexpr = NUM_STAGES if BLOCK >= COLS else 1
+    lanes = tl.arange(0, BLOCK)[None, :]
+    for group in tl.range(tl.program_id(0), tl.cdiv(ROWS, ROWS_AT_ONCE), PROGRAMS, num_stages=row_stages):
+        rows = group * ROWS_AT_ONCE + tl.arange(0, ROWS_AT_ONCE)[:, None]
+        start_of_row = rows.to(tl.int64) * COLS
+        if BLOCK >= COLS:
+            inside = (rows < ROWS) & (lanes < COLS)
+            e = tl.load(x + start_of_row + lanes, mask=inside, other=-float("inf"), eviction_policy=last)
+            e = e.to(tl.float32)
+            e = tl.exp(e - tl.max(e, 1)[:, None])
+            p = e / tl.sum(e, 1)[:, None]
+            tl.store(
+                out + start_of_row + lanes, p.to(out.dtype.element_ty), mask=inside, cache_modifier=STORE_CACHE
+            )
+        else:
+            # The maximum so far is finite, lest its difference from what lies outside, -inf, be NaN.
+            m = tl.full([ROWS_AT_ONCE, 1 if MAXIMUM == "row" else BLOCK], -1e30, tl.float32)
+            l = tl.zeros_like(m)
+            for start in tl.range(0, COLS, BLOCK, num_stages=NUM_STAGES):
+                at = start + lanes
+                inside = (rows < ROWS) & (at < COLS)
+                e = tl.load(x + start_of_row + at, mask=inside, other=-float("inf"), eviction_policy=again)
+                e = e.to(tl.float32)
+                if MAXIMUM == "first":
+                    m = tl.maximum(m, e)
+                else:
+                    m_new = tl.maximum(m, tl.max(e, 1)[:, None] if MAXIMUM == "row" else e)
+                    p = tl.exp(e - m_new)
+                    l = l * tl.exp(m - m_new) + (tl.sum(p, 1)[:, None] if MAXIMUM == "row" else p)
+                    m = m_new
+            top = tl.max(m, 1)[:, None]
+            if MAXIMUM == "first":
+                for start in tl.range(0, COLS, BLOCK, num_stages=NUM_STAGES):
+                    at = start + lanes
+                    inside = (rows < ROWS) & (at < COLS)
+                    e = tl.load(x + start_of_row + at, mask=inside, other=-float("inf"), eviction_policy=again)
+                    l += tl.exp(e.to(tl.float32) - top)
+                total = tl.sum(l, 1)[:, None]
+            else:
+                total = tl.sum(l * tl.exp(m - top), 1)[:, None]
+            for start in tl.range(0, COLS, BLOCK, num_stages=NUM_STAGES):
+                at = start + lanes
+                inside = (rows < ROWS) & (at < COLS)
+                e = tl.load(x + start_of_row + at, mask=inside, other=-float("inf"), eviction_policy=last)
+                p = tl.exp(e.to(tl.float32) - top) / total
+                tl.store(
+                    out + start_of_row + at, p.to(out.dtype.element_ty), mask=inside, cache_modifier=STORE_CACHE
+                )
 
 
 backends = {

@@ -1,7 +1,9 @@
 """``out = x + y``: the smallest complete kernel file, and a good one to copy.
 
 Nothing but memory traffic matters here. On the CPU: how many loads are in flight and how far ahead
-they are asked for. On the GPU: how much one program and one thread take.
+they are asked for. On the GPU: the same, how much one program and one thread take, and what the caches
+are told. The persistent variant is a grid-stride loop (Harris 2013, "CUDA Pro Tip: Write Flexible
+Kernels with Grid-Stride Loops").
 """
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from evotune.kernel import Array, Backend, CSource, Problem, Tolerance
+from evotune.kernel import Array, Backend, CSource, Problem, Tolerance, numpy_dtype
 from evotune.space import Config, ConfigSpace
 
 if TYPE_CHECKING:
@@ -29,15 +31,21 @@ shapes = {
     "default": {"n": 1 << 17, "dtype": "float32"},
     "gpu": {"n": 1 << 26, "dtype": "float32"},
     "gpu_float16": {"n": 1 << 26, "dtype": "float16"},
+    "gpu_bf16": {"n": 1 << 26, "dtype": "bfloat16"},
+    "gpu_small": {"n": 1 << 20, "dtype": "float32"},
+    "gpu_large": {"n": 1 << 28, "dtype": "float32"},
 }
 
 # One addition, rounded once: the reference's result to the last bit.
-tolerance = {"float32": Tolerance(rtol=0.0, atol=0.0), "float16": Tolerance(rtol=0.0, atol=0.0)}
+EXACT = Tolerance(rtol=0.0, atol=0.0)
+tolerance = {"float32": EXACT, "float16": EXACT, "bfloat16": EXACT}
 
 
 def inputs(problem: Problem, rng: np.random.Generator) -> tuple[Array, ...]:
     """Two vectors of ``n`` elements."""
-    return tuple(rng.standard_normal(int(problem["n"])).astype(str(problem["dtype"])) for _ in range(2))
+    n, dtype = int(problem["n"]), numpy_dtype(str(problem["dtype"]))
+    x, y = (rng.standard_normal(n, dtype=np.float32).astype(dtype) for _ in range(2))
+    return x, y
 
 
 def reference(problem: Problem, *inputs: Array) -> Array:
@@ -53,7 +61,7 @@ def flops(problem: Problem) -> float:
 
 def bytes_moved(problem: Problem) -> float:
     """Two inputs and one output."""
-    return 3.0 * int(problem["n"]) * np.dtype(str(problem["dtype"])).itemsize
+    return 3.0 * int(problem["n"]) * numpy_dtype(str(problem["dtype"])).itemsize
 
 
 # CPU: C with GCC's vector types, which gcc, clang and zig cc all have, on any processor.
@@ -108,19 +116,48 @@ void evotune_kernel(const float *restrict x, const float *restrict y, float *res
 
 
 def cuda_space(problem: Problem) -> ConfigSpace:
-    """Elements per program, warps that share them, and steps in which they do."""
+    """How the vector is shared out to programs and threads, how it is loaded, and what the caches are told."""
     return ConfigSpace.from_dict(
         {
-            "BLOCK": [128, 256, 512, 1024, 2048, 4096, 8192],  # elements in one step of a program
-            "STEPS": [1, 2, 4, 8],  # steps of a program
+            "BLOCK": [256, 512, 1024, 2048, 4096, 8192, 16384],  # elements that a program takes at once
+            "STEPS": [1, 2, 4, 8],  # such blocks side by side, unrolled
+            "PROGRAMS_PER_SM": [0, 1, 2, 4, 8, 16],  # 0: as many as the vector needs; else they loop
             "num_warps": [1, 2, 4, 8, 16, 32],
-            "CACHE": ["", ".cg", ".cs"],  # stores: default, past L1, or streaming
+            "NUM_STAGES": [1, 2, 3, 4],  # rounds of the loop whose loads are in flight
+            "VECTOR_BYTES": [4, 8, 16],  # the widest load and store of a thread; 16 is the hardware's
+            "LOAD_CACHE": ["", ".cg"],  # .cg: past L1
+            "LOAD_EVICT": ["", "evict_first"],
+            "STORE_CACHE": ["", ".cg", ".cs"],  # .cs: streaming, to be evicted first
         },
         [
-            "BLOCK >= 32 * num_warps",  # at least one element for each thread,
+            "BLOCK * itemsize >= 32 * num_warps * VECTOR_BYTES",  # a full load for each thread,
             "BLOCK <= 64 * 32 * num_warps",  # and no more than its registers hold
+            "BLOCK * STEPS < n + BLOCK",  # steps that lie inside
+            "PROGRAMS_PER_SM * num_warps <= 64",  # an SM has room for 64 warps: more would wait, not loop
+            "PROGRAMS_PER_SM == 0 or PROGRAMS_PER_SM * multiprocessors * BLOCK * STEPS < n",  # else no loop
+            "NUM_STAGES == 1 or PROGRAMS_PER_SM > 0",  # loads of later rounds are in flight in a loop only
+            # Two inputs in shared memory, of which a block has 227 KiB on sm_90 and sm_100.
+            "(NUM_STAGES - 1) * 2 * STEPS * BLOCK * itemsize <= 227 * 1024",
+            # Loads ahead go to shared memory (cp.async), which has neither of the two hints.
+            "NUM_STAGES == 1 or LOAD_CACHE == '' and LOAD_EVICT == ''",
+            "LOAD_CACHE == '' or LOAD_EVICT == ''",  # PTX: one or the other
         ],
-        default={"BLOCK": 1024, "STEPS": 1, "num_warps": 4, "CACHE": ""},
+        constants={
+            "n": problem["n"],
+            "itemsize": numpy_dtype(str(problem["dtype"])).itemsize,
+            "multiprocessors": problem.get("multiprocessors", 132),
+        },
+        default={
+            "BLOCK": 1024,
+            "STEPS": 1,
+            "PROGRAMS_PER_SM": 0,
+            "num_warps": 4,
+            "NUM_STAGES": 1,
+            "VECTOR_BYTES": 16,
+            "LOAD_CACHE": "",
+            "LOAD_EVICT": "",
+            "STORE_CACHE": "",
+        },
     )
 
 
@@ -129,22 +166,37 @@ def build_cuda(config: Config, problem: Problem) -> Any:
     # Triton looks `tl` up in this module; importing it above would make the CPU backend need Triton.
     globals()["tl"] = import_module("triton.language")
     kernel = import_module("triton").jit(add)
-    n = int(problem["n"])
-    grid = (-(-n // (int(config["BLOCK"]) * int(config["STEPS"]))),)
+    tunables = dict(config)
+    spans = -(-int(problem["n"]) // (int(config["BLOCK"]) * int(config["STEPS"])))
+    resident = int(problem.get("multiprocessors", 132)) * int(tunables.pop("PROGRAMS_PER_SM"))
+    programs = min(resident or spans, spans)
+    vector = int(tunables.pop("VECTOR_BYTES")) // numpy_dtype(str(problem["dtype"])).itemsize
 
     def launch(x: Any, y: Any, out: Any) -> None:
-        kernel[grid](x, y, out, N=n, **config)
+        kernel[(programs,)](
+            x, y, out, N=int(problem["n"]), SPANS=spans, PROGRAMS=programs, VECTOR=vector, **tunables
+        )
 
     return launch
 
 
-def add(x, y, out, N: tl.constexpr, BLOCK: tl.constexpr, STEPS: tl.constexpr, CACHE: tl.constexpr):
-    """One program adds STEPS blocks that lie side by side."""
-    start = tl.program_id(0).to(tl.int64) * (BLOCK * STEPS)
-    for step in tl.static_range(STEPS):
-        at = start + step * BLOCK + tl.arange(0, BLOCK)
-        total = tl.load(x + at, mask=at < N) + tl.load(y + at, mask=at < N)
-        tl.store(out + at, total, mask=at < N, cache_modifier=CACHE)
+def add(
+    x, y, out, N: tl.constexpr, SPANS: tl.constexpr, PROGRAMS: tl.constexpr, VECTOR: tl.constexpr,
+    BLOCK: tl.constexpr, STEPS: tl.constexpr, NUM_STAGES: tl.constexpr,
+    LOAD_CACHE: tl.constexpr, LOAD_EVICT: tl.constexpr, STORE_CACHE: tl.constexpr,
+):  # fmt: skip
+    """One program adds spans of STEPS blocks that lie side by side, every PROGRAMS-th span."""
+    # The claim of fewer neighbours than there are keeps loads from being wider.
+    lanes = tl.max_contiguous(tl.arange(0, BLOCK), VECTOR)
+    for span in tl.range(tl.program_id(0).to(tl.int64), SPANS, PROGRAMS, num_stages=NUM_STAGES):
+        for step in tl.static_range(STEPS):
+            at = (span * STEPS + step) * BLOCK + lanes
+            inside = at < N
+            a = tl.load(x + at, mask=inside, cache_modifier=LOAD_CACHE, eviction_policy=LOAD_EVICT)
+            b = tl.load(y + at, mask=inside, cache_modifier=LOAD_CACHE, eviction_policy=LOAD_EVICT)
+            # Rounding a float32 sum of halves once more is exact: 24 bits are 2 * 11 + 2 (Figueroa 1995).
+            total = a.to(tl.float32) + b.to(tl.float32)
+            tl.store(out + at, total.to(out.dtype.element_ty), mask=inside, cache_modifier=STORE_CACHE)
 
 
 backends = {

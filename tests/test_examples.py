@@ -1,5 +1,6 @@
 """Every example runs, and every Python block of the README does what it says."""
 
+import json
 import re
 import shutil
 import subprocess
@@ -62,3 +63,15 @@ def test_every_command_of_the_readme_exists(tmp_path):
         shown = run("-m", "evotune", command, "--help", cwd=tmp_path)
         for option in re.findall(r"--[a-z-]+", " ".join(options)):
             assert option in shown
+
+
+@pytest.mark.slow
+def test_the_notebook_runs_from_top_to_bottom_and_shows_what_it_prints():
+    notebook = json.loads((ROOT / "examples" / "tour.ipynb").read_text(encoding="utf-8"))
+    cells = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    code = "\n\n".join("".join(cell["source"]) for cell in cells)
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = "".join("".join(out["text"]) for cell in cells for out in cell["outputs"])
+    # Only the names of runs differ from one time to the next.
+    assert re.sub(r"r-[0-9a-f]{8}", "r-", done.stdout) == re.sub(r"r-[0-9a-f]{8}", "r-", shown)

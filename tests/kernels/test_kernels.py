@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import json
 import mmap
 import os
 import shutil
@@ -21,13 +20,19 @@ from evotune.kernel import Array, CSource, LoadedKernel, Problem, load_kernel
 from evotune.space import Config, ConfigSpace
 
 ROOT = Path(__file__).parents[2]
-NAMES = ["attention", "matmul", "rms_norm", "softmax", "vector_add"]
+NAMES = ["attention", "cross_entropy", "layer_norm", "matmul", "rms_norm", "softmax", "vector_add"]
+ON_GPUS_ONLY = ["conv2d", "grouped_gemm"]
 CC = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
 needs_cc = pytest.mark.skipif(CC is None, reason="no C compiler (cc, gcc or clang) on PATH")
 
 
 @pytest.fixture(params=NAMES)
 def kernel(request: pytest.FixtureRequest) -> LoadedKernel:
+    return shipped(request.param)
+
+
+@pytest.fixture(params=[*NAMES, *ON_GPUS_ONLY])
+def any_kernel(request: pytest.FixtureRequest) -> LoadedKernel:
     return shipped(request.param)
 
 
@@ -42,35 +47,40 @@ def cpu_space(kernel: LoadedKernel, problem: Problem) -> ConfigSpace:
 # -- the files ----------------------------------------------------------------------------------
 
 
-def test_a_kernel_is_named_after_its_file_and_has_both_backends(kernel: LoadedKernel) -> None:
-    assert kernel.name == kernel.path.stem
-    assert set(kernel.definition.backends) == {"cpu", "cuda"}
+def test_every_shipped_kernel_is_tested_here() -> None:
+    assert sorted([*NAMES, *ON_GPUS_ONLY]) == sorted(path.stem for path in (ROOT / "kernels").glob("*.py"))
 
 
-def test_each_default_shape_exists_and_each_dtype_has_a_tolerance(kernel: LoadedKernel) -> None:
-    shapes = kernel.definition.shapes
+def test_a_kernel_is_named_after_its_file_and_has_the_backends_that_are_promised(any_kernel: LoadedKernel) -> None:
+    assert any_kernel.name == any_kernel.path.stem
+    promised = {"cuda"} if any_kernel.name in ON_GPUS_ONLY else {"cpu", "cuda"}
+    assert set(any_kernel.definition.backends) == promised
+
+
+def test_each_default_shape_exists_and_each_dtype_has_a_tolerance(any_kernel: LoadedKernel) -> None:
+    shapes = any_kernel.definition.shapes
     assert {"small", "odd", "default", "gpu"} <= set(shapes)
-    assert kernel.problem(None, "cpu") == shapes["default"]
-    assert kernel.problem(None, "cuda") == shapes["gpu"]
-    assert {shape["dtype"] for shape in shapes.values()} <= set(kernel.definition.tolerance)
+    for backend in any_kernel.definition.backends:
+        assert any_kernel.problem(None, backend) == shapes[{"cpu": "default", "cuda": "gpu"}[backend]]
+    assert {shape["dtype"] for shape in shapes.values()} <= set(any_kernel.definition.tolerance)
 
 
-def test_loading_a_kernel_imports_neither_torch_nor_triton(kernel: LoadedKernel) -> None:
+def test_loading_a_kernel_imports_neither_torch_nor_triton(any_kernel: LoadedKernel) -> None:
     code = (
         "import sys; from pathlib import Path; from evotune.kernel import load_kernel\n"
-        f"k = load_kernel(Path({str(kernel.path)!r}))\n"
+        f"k = load_kernel(Path({str(any_kernel.path)!r}))\n"
         "problem = k.problem(None, 'cuda'); k.backend('cuda').space(problem).default\n"
         "assert not {'torch', 'triton'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
 
 
-def test_inputs_are_contiguous_and_follow_the_generator(kernel: LoadedKernel) -> None:
-    problem = kernel.definition.shapes["small"]
-    first, again, other = (kernel.definition.inputs(problem, np.random.default_rng(seed)) for seed in (0, 0, 1))
+def test_inputs_are_contiguous_and_follow_the_generator(any_kernel: LoadedKernel) -> None:
+    problem = any_kernel.definition.shapes["small"]
+    first, again, other = (any_kernel.definition.inputs(problem, np.random.default_rng(seed)) for seed in (0, 0, 1))
     for a, b, c in zip(first, again, other, strict=True):
         assert a.flags.c_contiguous
-        assert a.dtype == problem["dtype"]
+        assert a.dtype == problem["dtype"] or np.issubdtype(a.dtype, np.integer)  # numbers, or indices of such
         np.testing.assert_array_equal(a, b)
         assert not np.array_equal(a, c)
 
@@ -80,7 +90,15 @@ def test_inputs_are_contiguous_and_follow_the_generator(kernel: LoadedKernel) ->
 
 @pytest.mark.parametrize(
     ("name", "legal"),
-    [("attention", 2560), ("matmul", 1680), ("rms_norm", 336), ("softmax", 256), ("vector_add", 256)],
+    [
+        ("attention", 2560),
+        ("cross_entropy", 240),
+        ("layer_norm", 672),
+        ("matmul", 1680),
+        ("rms_norm", 336),
+        ("softmax", 256),
+        ("vector_add", 256),
+    ],
 )
 def test_the_default_cpu_space_has_the_promised_size(name: str, legal: int) -> None:
     kernel = shipped(name)
@@ -160,6 +178,8 @@ PROBLEMS = [
     ("matmul", {"m": 3, "n": 1, "k": 300, "dtype": "float32"}),
     ("softmax", {"rows": 3, "cols": 16, "dtype": "float32"}),
     ("rms_norm", {"rows": 1, "cols": 5, "dtype": "float32"}),
+    ("layer_norm", {"rows": 1, "cols": 5, "dtype": "float32"}),
+    ("cross_entropy", {"rows": 1, "vocab": 16, "dtype": "float32"}),
     ("vector_add", {"n": 1, "dtype": "float32"}),
 ]
 
@@ -178,11 +198,12 @@ def test_the_c_code_agrees_with_the_reference(name: str, problem: Problem, tmp_p
 
 
 @needs_cc
-@pytest.mark.parametrize("name", ["attention", "softmax"])
+@pytest.mark.parametrize("name", ["attention", "cross_entropy", "softmax"])
 def test_exponentials_neither_overflow_nor_vanish_for_large_scores(name: str, tmp_path: Path) -> None:
     kernel = shipped(name)
     problem = kernel.definition.shapes["odd"]
-    inputs = [30 * x for x in kernel.definition.inputs(problem, np.random.default_rng(0))]
+    drawn = kernel.definition.inputs(problem, np.random.default_rng(0))
+    inputs = [30 * x if x.dtype == "float32" else x for x in drawn]
     expected = kernel.definition.reference(problem, *inputs)
     for number, config in enumerate(covering(cpu_space(kernel, problem), Random(2))[:3]):
         function = compiled(kernel.backend("cpu").build(config, problem), tmp_path, number)
@@ -217,6 +238,11 @@ def test_the_other_references_have_known_values() -> None:
     np.testing.assert_allclose(shipped("softmax").definition.reference({}, x), [[0.25, 0.75]], rtol=1e-6)
     row, weight = np.array([[3.0, -3.0]], np.float32), np.array([1.0, 2.0], np.float32)
     np.testing.assert_allclose(shipped("rms_norm").definition.reference({}, row, weight), [[1, -2]], rtol=1e-6)
+    bias = np.array([0.5, 0.5], np.float32)
+    normalised = shipped("layer_norm").definition.reference({}, row + 7, weight, bias)
+    np.testing.assert_allclose(normalised, [[1.5, -1.5]], rtol=1e-5)
+    loss = shipped("cross_entropy").definition.reference({}, np.repeat(x, 2, axis=0), np.array([0, 1]))
+    np.testing.assert_allclose(loss, [np.log(4), np.log(4 / 3)], rtol=1e-6)
     a, b = np.array([[1.0, 2], [3, 4]], np.float32), np.array([[0.0, 1], [1, 0]], np.float32)
     product = shipped("matmul").definition.reference({"dtype": "float32"}, a, b)
     np.testing.assert_array_equal(product, [[2, 1], [4, 3]])
@@ -233,6 +259,10 @@ def test_the_other_references_have_known_values() -> None:
         ("matmul", {"m": 2, "n": 3, "k": 5, "dtype": "float32"}, 60, (10 + 15 + 6) * 4),
         ("softmax", {"rows": 2, "cols": 3, "dtype": "float32"}, 30, 48),
         ("rms_norm", {"rows": 2, "cols": 3, "dtype": "float16"}, 24, (6 + 6 + 3) * 2),
+        ("softmax", {"rows": 2, "cols": 3, "dtype": "bfloat16"}, 30, 24),
+        ("layer_norm", {"rows": 2, "cols": 3, "dtype": "bfloat16"}, 42, (6 + 6 + 3 + 3) * 2),
+        # Logits of two bytes, and for each row an int64 and a float32.
+        ("cross_entropy", {"rows": 2, "vocab": 3, "dtype": "float16"}, 24, 6 * 2 + 2 * 8 + 2 * 4),
         ("vector_add", {"n": 7, "dtype": "float32"}, 7, 84),
     ],
 )
@@ -242,22 +272,3 @@ def test_flops_and_bytes_are_as_counted_by_hand(
     definition = shipped(name).definition
     assert definition.flops(problem) == flops
     assert definition.bytes_moved(problem) == bytes_moved
-
-
-# -- Triton -------------------------------------------------------------------------------------
-
-
-@pytest.mark.torch
-@pytest.mark.parametrize("name", NAMES)
-def test_the_triton_kernel_agrees_with_the_reference_in_the_interpreter(name: str) -> None:
-    pytest.importorskip("torch", reason="torch is not installed")
-    pytest.importorskip("triton", reason="triton is not installed")
-    # Triton reads TRITON_INTERPRET when it is imported, for good: hence a process of its own.
-    script = Path(__file__).with_name("interpret.py")
-    env = {**os.environ, "TRITON_INTERPRET": "1", "PYTHONPATH": str(ROOT)}
-    path = str(ROOT / "kernels" / f"{name}.py")
-    done = subprocess.run([sys.executable, str(script), path], capture_output=True, text=True, env=env, check=False)
-    assert done.returncode == 0, done.stderr
-    rows = json.loads(done.stdout)
-    assert len(rows) >= 6
-    assert [row for row in rows if not row["right"]] == []
