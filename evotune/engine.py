@@ -1,4 +1,4 @@
-"""Where trials run: several compile at once, one at a time is measured.
+"""Where trials run: several compile at once, and on each device one at a time is measured.
 
 An engine is the seam between the search and its workers. The search submits jobs and collects
 outcomes in whatever order they come; it never waits for one in particular.
@@ -83,21 +83,30 @@ class InlineEngine:
 
 
 class LocalEngine:
-    """Compiles on threads that each drive a killable process, and measures on one other thread.
+    """Compiles on threads that each drive a killable process, and measures on other threads.
 
-    Timings swing with what else the process and the device are doing, so exactly one
-    configuration is being measured at any time.
+    Timings swing with what else the process and the device are doing, so no more configurations are
+    being measured at any time than there are devices.
+
+    Args:
+        evaluator: Compiles and measures.
+        compile_jobs: Compilations at once.
+        measure_jobs: Devices on which the evaluator measures.
     """
 
-    def __init__(self, evaluator: Evaluator, compile_jobs: int) -> None:
-        self.slots = compile_jobs + 1
+    def __init__(self, evaluator: Evaluator, compile_jobs: int, measure_jobs: int = 1) -> None:
+        self.slots = compile_jobs + measure_jobs
         self._evaluator = evaluator
         self._compilers = ThreadPoolExecutor(compile_jobs, thread_name_prefix="evotune-compile")
         self._ready: queue.Queue[tuple[Job, Static | Measurement] | None] = queue.Queue()
         self._done: queue.Queue[Outcome | BaseException] = queue.Queue()
         self._cancelled = threading.Event()
-        self._measurer = threading.Thread(target=self._measure_all, name="evotune-measure", daemon=True)
-        self._measurer.start()
+        self._measurers = [
+            threading.Thread(target=self._measure_all, name=f"evotune-measure-{i}", daemon=True)
+            for i in range(measure_jobs)
+        ]
+        for measurer in self._measurers:
+            measurer.start()
 
     def submit(self, job: Job) -> None:
         self._compilers.submit(self._compile_one, job)
@@ -117,10 +126,12 @@ class LocalEngine:
     def cancel(self) -> None:
         self._cancelled.set()
         self._compilers.shutdown(wait=False, cancel_futures=True)
-        self._ready.put(None)
-        # The evaluator may be closed once this returns, so the job in hand ends first; its own
-        # deadline bounds the wait.
-        self._measurer.join()
+        # The evaluator may be closed once this returns, so the jobs in hand end first; their own
+        # deadlines bound the wait.
+        for _ in self._measurers:
+            self._ready.put(None)
+        for measurer in self._measurers:
+            measurer.join()
         self._compilers.shutdown(wait=True)
 
     def _compile_one(self, job: Job) -> None:

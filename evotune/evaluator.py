@@ -26,9 +26,10 @@ class Device:
 
 
 class Evaluator(Protocol):
-    """Compiles, checks and times configurations on one device.
+    """Compiles, checks and times configurations on one device, or on several of one model.
 
-    ``compile`` may be called from several threads at once; ``measure`` and ``interleave`` from one.
+    ``compile`` may be called from several threads at once, ``measure`` from as many as there are
+    devices, ``interleave`` while nothing else is measured.
     """
 
     @property

@@ -32,22 +32,13 @@ class Peaks(Section):
     flops_per_s: dict[str, Rate]
 
 
-class Limits(Section):
-    """What a configuration must fit into, in the compiler's terms."""
-
-    shared_bytes_per_block: Size
-    threads_per_block: Size
-    registers_per_thread: Size
-    registers_per_block: Size
-    tmem_columns: Annotated[int, Field(ge=0)] = 0
-
-
 class Recipe(Section):
     """How a target is compiled for, measured, and judged.
 
     ``arch`` is the compiler's name for it; None takes the device's own. ``device_name`` is a word
     of the name that the driver reports. ``clocks`` says where clock readings come from.
-    ``settle_s`` is how long the device is kept busy before finalists are timed.
+    ``settle_s`` is how long the device is kept busy before finalists are timed. ``multiprocessors`` is
+    what kernels are told where the device itself does not say.
     """
 
     backend: Literal["cpu", "cuda", "replay"]
@@ -60,7 +51,6 @@ class Recipe(Section):
     multiprocessors: Size | None = None
     l2_bytes: Size | None = None
     peaks: Peaks | None = None
-    limits: Limits | None = None
 
     def card(self, dtype: str) -> dict[str, float | str]:
         """What is known of the device, for a reader; peaks are those of a dtype."""
@@ -68,7 +58,6 @@ class Recipe(Section):
             "arch": self.arch,
             "multiprocessors": self.multiprocessors,
             "l2_bytes": self.l2_bytes,
-            **(self.limits.model_dump() if self.limits else {}),
             "peak_bytes_per_s": self.peaks.bytes_per_s if self.peaks else None,
             "peak_flops_per_s": self.peaks.flops_per_s.get(dtype) if self.peaks else None,
         }

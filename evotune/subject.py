@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from evotune import content, recipe
 from evotune.errors import DeviceError, UsageError
 from evotune.evaluator import Evaluator
-from evotune.gpu.detect import Gpu, detect
+from evotune.gpu.detect import Gpu, detect, visible
+from evotune.gpu.target import Target, load_target
 from evotune.kernel import LoadedKernel, Problem, load_kernel
 from evotune.llm import Roofline
 from evotune.proposers.model import Story
@@ -36,8 +38,12 @@ class Subject:
     source_hash: str
     story: Story
     roofline: Roofline | None
-    """None for a recording, whose work is not known."""
+    """None where the work is not known: of a recording, or of a kernel of whose operations nothing is said."""
     open_evaluator: Callable[[], Evaluator]
+    devices: int = 1
+    """How many measure at once."""
+    fidelities: tuple[Fidelity, ...] = ()
+    """Those a trial climbs, rising."""
 
 
 def find_subject(name: str, settings: Settings) -> Subject:
@@ -53,11 +59,13 @@ def find_subject(name: str, settings: Settings) -> Subject:
 
 def _kernel(path: Path, settings: Settings) -> Subject:
     kernel = load_kernel(path)
-    chosen = choose_target(settings.run.target, kernel)
+    chosen = choose_target(settings.run.target, kernel, settings.run.gpus)
     plan = recipe.load(chosen.name)
     problem = kernel.problem(settings.run.shape, plan.backend)
+    target = load_target(chosen.name, chosen.gpus[0]) if chosen.gpus else None
+    known = {**problem, **target.facts} if target else problem
     try:
-        space: Any = kernel.backend(plan.backend).space(problem)
+        space: Any = kernel.backend(plan.backend).space(known)
         roofline = _roofline(kernel, problem, plan)
     except UsageError:
         raise
@@ -68,7 +76,8 @@ def _kernel(path: Path, settings: Settings) -> Subject:
     if not isinstance(space, ConfigSpace):
         raise UsageError(f"{path}: space() gave {space!r}; it must return a ConfigSpace")
     _ = space.default  # a space without a legal configuration is refused before anything is built
-    story = Story(kernel.name, kernel.source, problem, plan.card(str(problem.get("dtype"))), roofline)
+    card = {**plan.card(str(problem.get("dtype"))), **(target.card if target else {})}
+    story = Story(kernel.name, kernel.source, known, card, roofline)
     return Subject(
         kernel.name,
         chosen.name,
@@ -78,18 +87,22 @@ def _kernel(path: Path, settings: Settings) -> Subject:
         kernel.source_hash,
         story,
         roofline,
-        lambda: _evaluator(kernel, problem, plan, chosen, settings),
+        lambda: _evaluator(kernel, problem, plan, chosen.gpus, target, settings),
+        max(1, len(chosen.gpus)),
+        _ladder(plan, settings),
     )
 
 
 def _evaluator(
-    kernel: LoadedKernel, problem: Problem, plan: Recipe, chosen: Chosen, settings: Settings
+    kernel: LoadedKernel,
+    problem: Problem,
+    plan: Recipe,
+    gpus: Sequence[Gpu],
+    target: Target | None,
+    settings: Settings,
 ) -> Evaluator:
-    measure = _care(settings)
-    ladder, final = plan.climbed(measure), plan.final(measure)
-    if settings.run.search == "mfbo" and final.rank > ladder[-1].rank:
-        ladder = (*ladder, final)  # what others leave to the finals is this search's last phase
-    if chosen.gpu is None:
+    measure, ladder = _care(settings), _ladder(plan, settings)
+    if target is None:
         from evotune.cpu import CpuEvaluator
 
         return CpuEvaluator(
@@ -101,19 +114,26 @@ def _evaluator(
             run_timeout_s=measure.run_timeout_s,
         )
     from evotune.gpu.evaluator import CudaEvaluator
-    from evotune.gpu.target import load_target
 
     return CudaEvaluator(
         kernel,
         problem,
-        gpu=chosen.gpu,
-        target=load_target(chosen.name, chosen.gpu),
+        gpus=gpus,
+        target=target,
         fidelities=ladder,
         seed=settings.run.seed,
         settle_s=plan.settle_s,
         compile_timeout_s=measure.compile_timeout_s,
         run_timeout_s=measure.run_timeout_s,
     )
+
+
+def _ladder(plan: Recipe, settings: Settings) -> tuple[Fidelity, ...]:
+    measure = _care(settings)
+    ladder, final = plan.climbed(measure), plan.final(measure)
+    if settings.run.search == "mfbo" and final.rank > ladder[-1].rank:
+        return (*ladder, final)  # what others leave to the finals is this search's last phase
+    return ladder
 
 
 def _care(settings: Settings) -> Measure:
@@ -132,42 +152,59 @@ def _care(settings: Settings) -> Measure:
 
 @dataclass(frozen=True)
 class Chosen:
-    """A target, why it was chosen, and the GPU that it runs on, if it is one."""
+    """A target, why it was chosen, and the GPUs that it runs on, if it is for them."""
 
     name: str
     why: str
-    gpu: Gpu | None = None
+    gpus: tuple[Gpu, ...] = ()
 
 
-def choose_target(wanted: str, kernel: LoadedKernel) -> Chosen:
+def choose_target(wanted: str, kernel: LoadedKernel, count: int | Literal["all"] = 1) -> Chosen:
     """The target to tune for: what was asked for, or the GPU that is here, or the CPU.
 
+    Args:
+        wanted: A target's name, a recipe, or ``auto``.
+        kernel: What is to be tuned.
+        count: How many GPUs are to measure.
+
     Raises:
-        DeviceError: A target was named whose device is not here.
+        DeviceError: A target was named whose device is not here, or not so many of them are.
+        UsageError: Several GPUs are asked for where none measures, or those here are not of one model.
     """
-    if wanted == "auto":
-        return _whatever_is_here(kernel)
+    chosen = _whatever_is_here(kernel, count) if wanted == "auto" else _named(wanted, kernel, count)
+    if not chosen.gpus and count != 1:
+        raise UsageError(f"--gpus {count} is for targets that are GPUs; target {chosen.name} is none: {chosen.why}")
+    return chosen
+
+
+def _named(wanted: str, kernel: LoadedKernel, count: int | Literal["all"]) -> Chosen:
     plan = recipe.load(wanted)
     if plan.backend == "cpu":
         return Chosen(wanted, "as given")
     if plan.backend == "replay":
         raise UsageError("target 'replay' is for recorded spaces; kernels take auto, cpu, or a GPU's name")
     kernel.backend(plan.backend)
-    found = detect()
-    fitting = next((g for g in found if _is_called(g, plan.device_name)), None)
-    if fitting is None:
-        here = ", ".join(g.name for g in found) or "no NVIDIA GPU"
+    found = _visible()
+    fitting = [g for g in found if _is_called(g, plan.device_name)]
+    if not fitting:
+        here = ", ".join(g.name for g in found) or f"no NVIDIA GPU{_hidden()}"
         raise DeviceError(
             f"target {wanted} was asked for and {here} is here; to compile for it all the same: "
             f"evotune check {kernel.path} --target {wanted}"
         )
-    return Chosen(wanted, f"as given; {fitting.name} is here", fitting)
+    gpus = _several(fitting, count)
+    return Chosen(wanted, f"as given; {_names(gpus)} here", gpus)
 
 
-def _whatever_is_here(kernel: LoadedKernel) -> Chosen:
-    found = detect()
+def _whatever_is_here(kernel: LoadedKernel, count: int | Literal["all"]) -> Chosen:
+    found = _visible()
     if not found:
-        return Chosen("cpu", "no GPU found: the CPU implementation is tuned, and really timed")
+        if "cpu" not in kernel.definition.backends:
+            raise DeviceError(
+                f"{kernel.path.name} can only be measured on a GPU, and no GPU was found{_hidden()}; to compile "
+                f"for one all the same: evotune check {kernel.path} --target h100"
+            )
+        return Chosen("cpu", f"no GPU found{_hidden()}: the CPU implementation is tuned, and really timed")
     gpu = found[0]
     if "cuda" not in kernel.definition.backends:
         return Chosen("cpu", f"{gpu.name} is here, but {kernel.path.name} has no cuda backend")
@@ -176,17 +213,53 @@ def _whatever_is_here(kernel: LoadedKernel) -> Chosen:
         return Chosen("cpu", f"{gpu.name} is here, but {wanted}")
     named = [Path(entry).stem for entry in content.shipped(content.EVALUATORS)]
     fitting = [n for n in named if (plan := recipe.load(n)).device_name and _is_called(gpu, plan.device_name)]
-    return Chosen(fitting[0] if fitting else "cuda", f"{gpu.name} is here", gpu)
+    gpus = _several(found, count)
+    return Chosen(fitting[0] if fitting else "cuda", f"{_names(gpus)} here", gpus)
+
+
+def _several(gpus: Sequence[Gpu], count: int | Literal["all"]) -> tuple[Gpu, ...]:
+    """The first so many of one model: timings of different ones say nothing about each other."""
+    same = tuple(g for g in gpus if g.name == gpus[0].name)
+    if count == "all":
+        if len(same) < len(gpus):
+            models = ", ".join(sorted({g.name for g in gpus}))
+            raise UsageError(
+                f"--gpus all finds {models}, and timings of different GPUs cannot be compared; "
+                "choose some by --target or CUDA_VISIBLE_DEVICES"
+            )
+        return same
+    if len(same) < count:
+        raise DeviceError(f"--gpus {count} was asked for and {_names(same)} here{_hidden()}")
+    return same[:count]
+
+
+def _visible() -> list[Gpu]:
+    return visible(detect(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+
+
+def _hidden() -> str:
+    """Why there may be fewer than expected."""
+    mask = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return "" if mask is None else f" (CUDA_VISIBLE_DEVICES={mask})"
+
+
+def _names(gpus: Sequence[Gpu]) -> str:
+    """``NVIDIA H100 (GPU 0) is``, or ``2 NVIDIA H100 (GPU 0, 3) are``."""
+    which = f"{gpus[0].name} (GPU {', '.join(str(g.index) for g in gpus)})"
+    return f"{which} is" if len(gpus) == 1 else f"{len(gpus)} {which} are"
 
 
 def _is_called(gpu: Gpu, name: str | None) -> bool:
-    """Whether a word of the device's name is this one: GH200 is not an H200. None fits every GPU."""
-    return name is None or name.lower() in re.split(r"[^a-z0-9]+", gpu.name.lower())
+    """Whether a word of the device's name is this one: GH200 is not an H200, and a slice of an H100 is not
+    an H100. None fits every GPU."""
+    return name is None or (not gpu.is_slice and name.lower() in re.split(r"[^a-z0-9]+", gpu.name.lower()))
 
 
 def _recorded(folder: Path, settings: Settings) -> Subject:
     if settings.run.target not in ("auto", "replay"):
         raise UsageError(f"{folder} is a recording; it cannot be run with --target {settings.run.target}")
+    if settings.run.gpus != 1:
+        raise UsageError(f"{folder} is a recording, which no GPU runs; leave --gpus {settings.run.gpus} out")
     if settings.run.shape is not None:
         raise UsageError(f"{folder} is a recording of one shape; leave --shape {settings.run.shape} out")
     if not is_recording(folder):
@@ -204,11 +277,14 @@ def _recorded(folder: Path, settings: Settings) -> Subject:
         story,
         None,
         lambda: evaluator,
+        fidelities=tuple(evaluator.fidelities),
     )
 
 
-def _roofline(kernel: LoadedKernel, problem: Problem, plan: Recipe) -> Roofline:
+def _roofline(kernel: LoadedKernel, problem: Problem, plan: Recipe) -> Roofline | None:
     work = kernel.definition.flops(problem), kernel.definition.bytes_moved(problem)
+    if not work[0]:  # a Triton kernel of the user's own, of which nobody said how much it computes
+        return None
     if plan.peaks is None:
         return Roofline(*work)
     return Roofline(*work, plan.peaks.flops_per_s.get(str(problem.get("dtype"))), plan.peaks.bytes_per_s)

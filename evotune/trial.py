@@ -98,7 +98,7 @@ class Static:
     """What compiling told: seconds it took and facts such as registers or code bytes."""
 
     compile_s: float
-    facts: Mapping[str, float] = field(default_factory=dict[str, float])
+    facts: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ class Trial:
         return self.best.latency_ms if self.best else None
 
     @property
-    def facts(self) -> Mapping[str, float]:
+    def facts(self) -> Mapping[str, float | str]:
         """What compiling told; empty if it did not come to that."""
         return self.static.facts if self.static else {}
 

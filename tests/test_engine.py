@@ -101,6 +101,29 @@ def test_a_device_fault_reaches_whoever_collects(engine):
         collect(engine, 1)
 
 
+def test_as_many_are_measured_at_once_as_there_are_devices():
+    class Meeting(ToyEvaluator):
+        """A measurement ends when another one has begun."""
+
+        meet = threading.Barrier(2, timeout=10)
+
+        def measure(self, config, fidelity):
+            if fidelity is LOW:
+                self.meet.wait()
+            return super().measure(config, fidelity)
+
+    toy = Meeting()
+    engine = LocalEngine(toy, compile_jobs=2, measure_jobs=2)
+    try:
+        assert engine.slots == 4
+        for n in range(8):
+            engine.submit(Job(n, {"ms": n + 1}, None))
+        assert sorted(collect(engine, 8)) == list(range(8))
+    finally:
+        engine.cancel()
+    assert toy.most_measuring <= 2
+
+
 def test_cancelling_twice_is_safe_and_leaves_no_thread():
     engine = LocalEngine(ToyEvaluator(), compile_jobs=2)
     for n in range(50):

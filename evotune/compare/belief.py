@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence, Set
 from dataclasses import dataclass
 from itertools import combinations
-from random import Random
 
 import numpy as np
 
@@ -24,26 +23,15 @@ from evotune.proposers.acquisition import SurrogateProposer
 from evotune.proposers.linalg import one_thread
 from evotune.replay import Recording
 from evotune.session import make_surrogate
-from evotune.space import Array, Config, ConfigSpace, Value
+from evotune.space import Config, ConfigSpace
 from evotune.surrogate import Surrogate
+from evotune.surrogate.influence import Axis, axes, grid, influence, rounded
 from evotune.trial import Candidate
 
 METHOD = "evotune"
-# Legal configurations over which the influence of parameters is judged.
-SAMPLE = 2000
 # Of one space at one moment, over all pairs: 1000 take 125 kB at five moments, so that a page of ten
 # spaces stays below 2 MB. Every pair of the shipped recordings fits.
 MOST_CELLS = 1000
-# Of one parameter; of more, so many are shown, evenly spread.
-MOST_VALUES = 31
-
-
-@dataclass(frozen=True)
-class Axis:
-    """A parameter and the values of it that are shown."""
-
-    name: str
-    values: Sequence[Value]
 
 
 @dataclass(frozen=True)
@@ -132,15 +120,15 @@ def _belief(run: SearchRun, recording: Recording) -> Belief:
     # Twice: what was believed in the end decides which parameters are shown from the first moment on.
     last = _surrogate(space, run.seed)
     SurrogateProposer(space, last).tell(told)
-    axes = _axes(space, last) if _is_ready(last) else []
+    shown = axes(space, list(influence(last, space)), MOST_CELLS) if _is_ready(last) else []
     surrogate = _surrogate(space, run.seed)
     learner = SurrogateProposer(space, surrogate)
     moments: list[Moment] = []
     for made, item in enumerate(told, 1):
         learner.tell([item])
-        if made in MARKS and len(axes) > 1 and _is_ready(surrogate):
-            moments.append(_moment(recording, surrogate, told[:made], axes))
-    return Belief(recording.name, run.seed, axes, moments)
+        if made in MARKS and len(shown) > 1 and _is_ready(surrogate):
+            moments.append(_moment(recording, surrogate, told[:made], shown))
+    return Belief(recording.name, run.seed, shown, moments)
 
 
 def _surrogate(space: ConfigSpace, seed: int) -> Surrogate:
@@ -151,42 +139,13 @@ def _is_ready(surrogate: Surrogate) -> bool:
     return surrogate.is_trusted or surrogate.is_set_aside
 
 
-def _axes(space: ConfigSpace, surrogate: Surrogate) -> list[Axis]:
-    """Tunables by influence, the variance of the mean prediction from value to value; as many as have
-    no more than :data:`MOST_CELLS` in pairs, and two at least."""
-    configs = space.sample(Random(0), SAMPLE)
-    keys = np.array([space.key(c) for c in configs])
-    mean, _ = surrogate.predict(configs)
-    influence: dict[str, float] = {}
-    for j, name in enumerate(space.names):
-        count = np.bincount(keys[:, j])
-        if np.count_nonzero(count) > 1:
-            effect = np.bincount(keys[:, j], mean) / np.maximum(count, 1) - mean.mean()
-            influence[name] = float(np.average(effect**2, weights=count))
-    axes: list[Axis] = []
-    cells = 0
-    for name in sorted(influence, key=lambda n: -influence[n]):
-        axis = Axis(name, _spread(space.parameters[name].values))
-        cells += len(axis.values) * sum(len(a.values) for a in axes)
-        if len(axes) > 1 and cells > MOST_CELLS:
-            break
-        axes.append(axis)
-    return axes
-
-
-def _spread(values: Sequence[Value]) -> Sequence[Value]:
-    """At most :data:`MOST_VALUES` values, with the first and the last."""
-    steps = min(len(values), MOST_VALUES) - 1
-    return [values[round(i * (len(values) - 1) / steps)] for i in range(steps + 1)]
-
-
-def _moment(recording: Recording, surrogate: Surrogate, told: Sequence[Feedback], axes: Sequence[Axis]) -> Moment:
+def _moment(recording: Recording, surrogate: Surrogate, told: Sequence[Feedback], shown: Sequence[Axis]) -> Moment:
     loss, config = min(
         ((item.loss, item.config) for item in told if item.loss is not None), key=lambda found: found[0]
     )
     evaluated = {recording.space.key(item.config) for item in told}
-    slices = [_slice(recording, surrogate, evaluated, config, pair) for pair in combinations(axes, 2)]
-    return Moment(len(told), surrogate.is_trusted, config, _rounded(math.exp(loss), 4), slices)
+    slices = [_slice(recording, surrogate, evaluated, config, pair) for pair in combinations(shown, 2)]
+    return Moment(len(told), surrogate.is_trusted, config, rounded(math.exp(loss), 4), slices)
 
 
 def _slice(
@@ -196,32 +155,16 @@ def _slice(
     incumbent: Config,
     pair: tuple[Axis, Axis],
 ) -> Slice:
-    down, across = sorted(pair, key=lambda axis: len(axis.values))  # pages scroll down, not across
-    space = recording.space
-    configs = [{**incumbent, down.name: d, across.name: a} for d in down.values for a in across.values]
-    keys = [space.key(c) for c in configs]
-    legal: list[int] = np.flatnonzero(space.holds(np.array(keys))).tolist()
-    # None is where the incumbent's own values are not among those shown and a constraint ties the rest.
-    asked = [configs[i] for i in legal]
-    mean, std = surrogate.predict(asked) if asked else (np.empty(0), np.empty(0))
-    utility = surrogate.score(asked)
-
-    def placed(numbers: Array, digits: int) -> list[float | None]:
-        known = dict(zip(legal, numbers.tolist(), strict=True))
-        return [_rounded(known[i], digits) if i in known else None for i in range(len(configs))]
-
-    rows = [recording.rows.get(key) for key in keys]
+    found = grid(recording.space, surrogate, incumbent, pair)
+    utility = surrogate.score([found.configs[i] for i in found.legal])
+    rows = [recording.rows.get(key) for key in found.keys]
     return Slice(
-        down.name,
-        across.name,
-        placed(np.exp(mean), 4),
-        placed(std, 2),
-        placed(utility, 3),
-        [None if row is None or row.time_ms is None else _rounded(row.time_ms, 4) for row in rows],
+        found.down.name,
+        found.across.name,
+        found.placed(np.exp(found.mean), 4),
+        found.placed(found.std, 2),
+        found.placed(utility, 3),
+        [None if row is None or row.time_ms is None else rounded(row.time_ms, 4) for row in rows],
         [i for i, row in enumerate(rows) if row is not None and row.time_ms is None],
-        [i for i, key in enumerate(keys) if key in evaluated],
+        [i for i, key in enumerate(found.keys) if key in evaluated],
     )
-
-
-def _rounded(x: float, digits: int) -> float:
-    return float(f"{x:.{digits}g}")

@@ -4,29 +4,24 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import logging
 import os
 import platform
 import tempfile
 import threading
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from evotune.cpu.toolchain import code_bytes, find_compiler
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.evaluator import Device
 from evotune.kernel import CSource, LoadedKernel, Problem
-from evotune.process import Reply, Worker
+from evotune.process import Worker
 from evotune.space import Config
+from evotune.supervisor import PROVENANCE, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
-_log = logging.getLogger(__name__)
-
-KILLS_TO_QUARANTINE = 2
 CLOSE_TIMEOUT_S = 10.0
 # Libraries that the reference may use keep to one thread: the worker is pinned to one core, and CPU
 # time of other threads means that a kernel cheats.
@@ -60,7 +55,7 @@ class CpuEvaluator:
         UsageError: No ``cpu`` backend, no compiler, or ``inputs`` or ``reference`` fails.
     """
 
-    provenance: Provenance = "measured"
+    provenance: Provenance = PROVENANCE
 
     def __init__(
         self,
@@ -76,14 +71,11 @@ class CpuEvaluator:
         self._build = kernel.backend("cpu").build
         self._problem = problem
         self._compile_timeout_s = compile_timeout_s
-        self._run_timeout_s = run_timeout_s
         self._built: dict[str, Future[_Built]] = {}
-        self._kills: Counter[str] = Counter()
-        self._deaths: dict[str, Reply] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
         self._folder = tempfile.TemporaryDirectory(prefix="evotune-cpu-", ignore_cleanup_errors=True)
-        self._worker: Worker | None = None
+        self._supervisor = Supervisor((), run_timeout_s)
         try:
             folder = Path(self._folder.name)
             self._compiler = find_compiler(folder)
@@ -95,8 +87,9 @@ class CpuEvaluator:
                 "seed": seed,
                 "harness": str(harness),
             }
-            self._worker = Worker("evotune.cpu.worker:open_session", setup, environment=ONE_THREAD)
-            if not (reply := self._worker.start()).ok:
+            worker = Worker("evotune.cpu.worker:open_session", setup, environment=ONE_THREAD)
+            self._supervisor = Supervisor([worker], run_timeout_s)
+            if not (reply := worker.start()).ok:
                 raise UsageError(f"{kernel.path} cannot be measured: {reply.message}")
         except BaseException:
             self.close()
@@ -112,8 +105,7 @@ class CpuEvaluator:
     def close(self) -> None:
         """Kill the worker and running compilers, and delete all files; safe to call twice."""
         self._closing.set()
-        if self._worker:
-            self._worker.stop()
+        self._supervisor.close()
         # Compilers write into the folder until they have been killed.
         wait(list(self._built.values()), CLOSE_TIMEOUT_S)
         self._folder.cleanup()
@@ -175,89 +167,25 @@ class CpuEvaluator:
             DeviceError: The worker does not start again, or a kernel with a known result fails in it.
             UsageError: ``inputs`` or ``reference`` failed on later inputs.
         """
-        built = self._ready(config, fidelity)
-        if isinstance(built, Measurement):
-            return built
-        was_used = self._worker is not None and self._worker.pid is not None
-        replies = [self._request([built], fidelity)]
-        if replies[0].kind == "crash" and was_used:
-            # An earlier kernel may have corrupted the process; in a new one the blame is certain.
-            replies.append(self._request([built], fidelity))
-        if replies[-1].killed:
-            self._kills[built.digest] += len(replies)
-            self._deaths[built.digest] = replies[-1]
-            return self._died(fidelity, built)
-        return self._measurement(fidelity, replies[-1].value["runs"][0])
+        ready = self._ready(config, fidelity)
+        return ready if isinstance(ready, Measurement) else self._supervisor.measure(ready, fidelity)
 
     def interleave(self, configs: Sequence[Config], fidelity: Fidelity) -> list[Measurement]:
         """Samples of several configurations in alternating rounds, the order reversed every other one.
 
         Those that fail are left out of the rounds; the others' ``samples_ms[i]`` stay aligned.
         """
-        results: dict[int, Measurement] = {}
-        built: dict[int, _Built] = {}
-        for i, config in enumerate(configs):
-            ready = self._ready(config, fidelity)
-            if isinstance(ready, Measurement):
-                results[i] = ready
-            else:
-                built[i] = ready
-        for _ in range(2):
-            if not built:
-                break
-            reply = self._request(list(built.values()), fidelity)
-            if not reply.killed and not reply.value["tainted"]:
-                runs = zip(built, reply.value["runs"], strict=True)
-                results |= {i: self._measurement(fidelity, run) for i, run in runs}
-                break
-            # Whose fault it was shows only one by one.
-            alone = {i: self.measure(configs[i], fidelity) for i in built}
-            results |= {i: m for i, m in alone.items() if not m.ok}
-            built = {i: b for i, b in built.items() if alone[i].ok}
-        else:
-            raise DeviceError("configurations that run alone fail in alternation; see the log for how")
-        return [results[i] for i in range(len(configs))]
+        ready = [self._ready(config, fidelity) for config in configs]
+        measured = iter(self._supervisor.interleave([s for s in ready if isinstance(s, Subject)], fidelity))
+        return [next(measured) if isinstance(s, Subject) else s for s in ready]
 
-    def _ready(self, config: Config, fidelity: Fidelity) -> _Built | Measurement:
+    def _ready(self, config: Config, fidelity: Fidelity) -> Subject | Measurement:
         """A configuration that can be run, or why it cannot."""
         try:
             built = self._artifact(config)
         except Rejected as rejected:
-            return self._failed(fidelity, rejected.stage, rejected.reason)
-        if self._kills[built.digest] >= KILLS_TO_QUARANTINE:
-            return self._died(fidelity, built, "quarantined, not run again: ")
-        return built
-
-    def _request(self, built: Sequence[_Built], fidelity: Fidelity) -> Reply:
-        """The worker's reply: a value or how it died."""
-        if self._closing.is_set() or self._worker is None:
-            raise DeviceError("the evaluator is closed")
-        request = {
-            "libraries": [str(b.library) for b in built],
-            "reps": fidelity.reps,
-            "limit_s": len(built) * min(fidelity.limit_s, self._run_timeout_s / 2),
-        }
-        reply = self._worker.call(request, len(built) * self._run_timeout_s)
-        if reply.kind == "error":
-            kind = UsageError if reply.error == "UsageError" else DeviceError
-            raise kind(reply.message)
-        if reply.killed or reply.value["tainted"]:
-            _log.warning("the worker is replaced: %s", reply.message or "a kernel left something behind")
-            self._worker.stop()
-        return reply
-
-    def _measurement(self, fidelity: Fidelity, run: Mapping[str, Any]) -> Measurement:
-        if "stage" in run:
-            return self._failed(fidelity, run["stage"], run["reason"])
-        return Measurement(fidelity, self.provenance, tuple(run["samples_ms"]), context=run["context"])
-
-    def _died(self, fidelity: Fidelity, built: _Built, prefix: str = "") -> Measurement:
-        death = self._deaths[built.digest]
-        stage = "timeout" if death.kind == "timeout" else "crash"
-        return self._failed(fidelity, stage, prefix + death.message)
-
-    def _failed(self, fidelity: Fidelity, stage: str, reason: str) -> Measurement:
-        return Measurement(fidelity, self.provenance, failed_stage=stage, reason=reason)
+            return failed(fidelity, rejected.stage, rejected.reason)
+        return Subject(built.digest, str(built.library))
 
 
 def _device(compiler: str) -> Device:

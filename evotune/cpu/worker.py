@@ -113,7 +113,7 @@ class Session:
         """Check, time and check again some libraries, one alone or several in alternating rounds.
 
         Args:
-            request: ``libraries`` (paths), ``reps``, and ``limit_s``, which bounds the timing.
+            request: ``runs`` (paths of libraries), ``reps``, and ``limit_s``, which bounds the timing.
 
         Returns:
             ``tainted``: whether a kernel left something behind, so that this process cannot be
@@ -121,7 +121,7 @@ class Session:
             ``samples_ms`` and ``context``, or ``stage`` and ``reason``.
         """
         with ExitStack() as loaded:
-            runs = [loaded.enter_context(self._loaded(path)) for path in request["libraries"]]
+            runs = [loaded.enter_context(self._loaded(path)) for path in request["runs"]]
             self._each(runs, self._check)
             self._each(runs, self._calibrate)
             if len(runs) == 1:  # a buffer shared by several kernels cannot tell whose result it holds

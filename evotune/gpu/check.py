@@ -5,6 +5,7 @@ Real compilation, Triton to machine code, and facts read from the result. No spe
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -14,10 +15,11 @@ from random import Random
 from typing import Any
 
 from evotune.errors import Rejected, UsageError
-from evotune.gpu.compiler import Compiled, CrossCompiler, default_cache
-from evotune.gpu.detect import detect
-from evotune.gpu.target import Target, load_target, lowest_occupancy, violations
+from evotune.gpu.compiler import CrossCompiler, default_cache
+from evotune.gpu.detect import detect, visible
+from evotune.gpu.target import Target, load_target
 from evotune.kernel import LoadedKernel
+from evotune.recipe import load
 from evotune.space import Config, ConfigSpace
 
 LIMITS = "limits"
@@ -67,7 +69,7 @@ def check(
         kernel: A kernel file with a ``cuda`` backend.
         targets: Names of recipes: ``h100``, ``b200``, or a file.
         shape: A named shape of the kernel; the default one of its ``cuda`` backend if None.
-        samples: Distinct configurations besides the default; the same ones for all targets.
+        samples: Distinct configurations of each target's space besides the default.
         seed: Of the sample.
         jobs: Compilations at once; one for each core if None.
         timeout_s: After which one compilation is killed.
@@ -83,11 +85,10 @@ def check(
     """
     if not targets:
         raise UsageError("no target to compile for; name one: h100, h200 or b200")
-    gpu = next(iter(detect()), None)
-    loaded = [load_target(name, gpu) for name in targets]
     problem = kernel.problem(shape, "cuda")
-    configs = choose(kernel.backend("cuda").space(problem), samples, Random(seed))
-    work = [(target, config) for target in loaded for config in configs]
+    loaded = [_target(name) for name in targets]
+    spaces = [(target, kernel.backend("cuda").space({**problem, **target.facts})) for target in loaded]
+    work = [(target, config) for target, space in spaces for config in choose(space, samples, Random(seed))]
     compiler = CrossCompiler(kernel, problem, jobs=jobs, timeout_s=timeout_s, cache=cache or default_cache())
     rows: list[CheckRow] = []
     # Closed first: that ends the compilations under way, so that the pool's threads end too.
@@ -118,30 +119,34 @@ def choose(space: ConfigSpace, samples: int, rng: Random) -> list[Config]:
     return list(chosen.values())
 
 
+def _target(name: str) -> Target:
+    """Of a recipe that leaves its architecture open, the GPU's that is here; else what the recipe says,
+    whatever is here."""
+    gpus = [] if load(name).arch else visible(detect(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    return load_target(name, next(iter(gpus), None))
+
+
 def _row(compiler: CrossCompiler, target: Target, config: Config) -> CheckRow:
     try:
-        compiled = compiler.compile(config, target.capability)
+        compiled = compiler.compile(config, target)
     except Rejected as rejected:
         return CheckRow(target.name, config, ok=False, stage=rejected.stage, reason=rejected.reason)
-    facts = dict(compiled.facts)
-    broken = violations(facts, target.limits) if target.limits else []
+    broken = target.violations(compiled.facts)
+    facts = target.described(compiled.facts, compiled.blocks)
     return CheckRow(
         target.name,
         config,
         ok=not broken,
         stage=LIMITS if broken else None,
         reason="; ".join(broken) or None,
-        registers=int(facts.pop("registers")),
-        spill_bytes=int(facts.pop("spill_bytes")),
-        shared_bytes=int(facts.pop("shared_bytes")),
-        tmem_columns=int(facts.pop("tmem_columns")),
+        registers=_taken(facts, "registers"),
+        spill_bytes=_taken(facts, "spill_bytes"),
+        shared_bytes=_taken(facts, "shared_bytes"),
+        tmem_columns=_taken(facts, "tmem_columns"),
         compile_s=compiled.compile_s,
-        facts={**facts, **_occupancy(compiled, target)},
+        facts=facts,
     )
 
 
-def _occupancy(compiled: Compiled, target: Target) -> dict[str, float | str]:
-    found = lowest_occupancy(compiled, target.capability)
-    if found is None:
-        return {}
-    return {"occupancy": found.share, "blocks_per_sm": found.blocks, "limited_by": found.limited_by}
+def _taken(facts: dict[str, float | str], name: str) -> int:
+    return int(facts.pop(name))

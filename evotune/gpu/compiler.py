@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any
 
 from evotune.errors import DeviceError, Rejected, UsageError
+from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
 from evotune.process import Reply, Worker, run_killable
 from evotune.space import Config
 
 _log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 1
+CACHE_FORMAT = 2
 OLDEST_TRITON = (3, 6)
 ARGUMENTS_TIMEOUT_S = 600.0  # a reference at full size, at worst
 PROBE_TIMEOUT_S = 20.0
@@ -47,7 +48,7 @@ class CrossCompiler:
 
     Args:
         kernel: A kernel file with a ``cuda`` backend.
-        problem: Sizes and dtype.
+        problem: Sizes and dtype; what is known of the device comes with each target.
         jobs: Processes.
         timeout_s: After which a compilation is killed.
         cache: Folder in which results are kept from run to run; None keeps none.
@@ -94,18 +95,19 @@ class CrossCompiler:
     def __exit__(self, *exc_info: object) -> None:
         self.close()
 
-    def compile(self, config: Config, capability: int) -> Compiled:
-        """Facts of a configuration for a compute capability times ten; may be called from any thread.
+    def compile(self, config: Config, target: Target) -> Compiled:
+        """Facts of a configuration on a target; may be called from any thread.
 
         Raises:
             Rejected: At stage ``build``, ``compile``, ``limits``, ``timeout`` or ``crash``.
             UsageError: The kernel's ``inputs`` or ``reference`` fails.
             DeviceError: No compiling process starts, or this object is closed.
         """
-        path = self._path(config=dict(config), capability=capability)
+        device = dict(target.facts)
+        path = self._path(config=dict(config), device=device)
         answer = _load(path)
         if answer is None:
-            request = {"config": dict(config), "arch": capability, "arguments": self._get_arguments()}
+            request = {"config": dict(config), "device": device, "arguments": self._get_arguments()}
             reply = self._ask(request, self._timeout_s)
             if reply.kind == "error":
                 raise Rejected("compile", reply.message)

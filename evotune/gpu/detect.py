@@ -7,11 +7,12 @@ import importlib
 import logging
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from evotune.gpu.occupancy import MULTIPROCESSORS
 from evotune.process import run_killable
 
 _log = logging.getLogger(__name__)
@@ -22,25 +23,52 @@ PROC = Path("/proc/driver/nvidia/gpus")
 
 @dataclass(frozen=True)
 class Gpu:
-    """One device. ``capability`` is the compute capability times ten, 90 for an H100."""
+    """One device, or a slice of one (MIG). ``capability`` is the compute capability times ten, 90 for an
+    H100; ``driver`` and ``cuda`` are versions, the latter the newest that the driver speaks."""
 
     index: int
     uuid: str
     name: str
     capability: int | None = None
     memory_bytes: int | None = None
+    multiprocessors: int | None = None
+    driver: str | None = None
+    cuda: str | None = None
+
+    @property
+    def is_slice(self) -> bool:
+        """Whether it is a part of a GPU, with a share of its multiprocessors and of its memory."""
+        return self.uuid.startswith("MIG-")
 
 
 def detect() -> list[Gpu]:
     """All NVIDIA GPUs, by NVML, else ``nvidia-smi``, else what the driver lists; empty without any.
 
-    ``CUDA_VISIBLE_DEVICES`` is not obeyed: these are the machine's, numbered as ``nvidia-smi`` does.
+    They are the machine's, numbered as ``nvidia-smi`` does; see :func:`visible`.
     """
     ways: tuple[Callable[[], list[Gpu] | None], ...] = (_by_nvml, _by_smi, _by_proc)
     for way in ways:
         if (found := way()) is not None:
             return found
     return []
+
+
+def visible(gpus: Sequence[Gpu], wanted: str | None) -> list[Gpu]:
+    """Those that ``CUDA_VISIBLE_DEVICES`` leaves, in its order; all if it is None.
+
+    As CUDA reads it: indices, or the beginnings of UUIDs, with commas between; the first that is no
+    GPU ends the list. Indices are ``nvidia-smi``'s, as CUDA's are too where all GPUs are of one model
+    or ``CUDA_DEVICE_ORDER`` is ``PCI_BUS_ID``; that of a GPU in slices stands for the first of them.
+    """
+    if wanted is None:
+        return list(gpus)
+    out: list[Gpu] = []
+    for entry in map(str.strip, wanted.split(",")):
+        found = next((g for g in gpus if entry and (str(g.index) == entry or g.uuid.startswith(entry))), None)
+        if found is None or found in out:
+            break
+        out.append(found)
+    return out
 
 
 def _by_nvml() -> list[Gpu] | None:
@@ -54,7 +82,7 @@ def _by_nvml() -> list[Gpu] | None:
         _log.debug("NVML does not start: %s", error)
         return None
     try:
-        return [_read(nvml, i) for i in range(nvml.nvmlDeviceGetCount())]
+        return [gpu for i in range(nvml.nvmlDeviceGetCount()) for gpu in _read(nvml, i)]
     except nvml.NVMLError as error:
         _log.warning("NVML cannot describe the GPUs: %s", error)
         return None
@@ -62,12 +90,47 @@ def _by_nvml() -> list[Gpu] | None:
         nvml.nvmlShutdown()
 
 
-def _read(nvml: Any, index: int) -> Gpu:
+def _read(nvml: Any, index: int) -> list[Gpu]:
+    """A GPU, or its slices if it is in slices; those were not yet seen on a machine that has any."""
     handle = nvml.nvmlDeviceGetHandleByIndex(index)
     major, minor = nvml.nvmlDeviceGetCudaComputeCapability(handle)
-    memory = int(nvml.nvmlDeviceGetMemoryInfo(handle).total)
+    capability = 10 * major + minor
+    mode = _answer(nvml, lambda: nvml.nvmlDeviceGetMigMode(handle)[0])
+    if mode == nvml.NVML_DEVICE_MIG_ENABLE:
+        count = nvml.nvmlDeviceGetMaxMigDeviceCount(handle)
+        handles = [
+            _answer(nvml, lambda i=i: nvml.nvmlDeviceGetMigDeviceHandleByIndex(handle, i)) for i in range(count)
+        ]
+        return [_described(nvml, h, index, capability) for h in handles if h is not None]
+    return [_described(nvml, handle, index, capability)]
+
+
+def _described(nvml: Any, handle: Any, index: int, capability: int) -> Gpu:
     uuid, name = (_text(f(handle)) for f in (nvml.nvmlDeviceGetUUID, nvml.nvmlDeviceGetName))
-    return Gpu(index, uuid, name, 10 * major + minor, memory)
+    sm = MULTIPROCESSORS.get(capability)
+    cores = _answer(nvml, lambda: nvml.nvmlDeviceGetNumGpuCores(handle)) if sm else None
+    # Only slices have attributes, and they have no count of cores.
+    multiprocessors = _answer(nvml, lambda: nvml.nvmlDeviceGetAttributes_v2(handle).multiprocessorCount)
+    driver = _answer(nvml, nvml.nvmlSystemGetDriverVersion)
+    cuda = _answer(nvml, nvml.nvmlSystemGetCudaDriverVersion_v2)
+    return Gpu(
+        index,
+        uuid,
+        name,
+        capability,
+        int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
+        cores // sm.cores if sm and cores else multiprocessors,
+        _text(driver) if driver else None,
+        f"{cuda // 1000}.{cuda % 1000 // 10}" if cuda else None,
+    )
+
+
+def _answer(nvml: Any, ask: Callable[[], Any]) -> Any:
+    """What NVML says; None where this driver or this device does not tell."""
+    try:
+        return ask()
+    except nvml.NVMLError:
+        return None
 
 
 def _text(value: Any) -> str:
@@ -78,7 +141,7 @@ def _by_smi() -> list[Gpu] | None:
     path = shutil.which("nvidia-smi")
     if path is None:
         return None
-    query = "--query-gpu=index,uuid,name,compute_cap,memory.total"
+    query = "--query-gpu=index,uuid,name,compute_cap,memory.total,driver_version"
     done = run_killable([path, query, "--format=csv,noheader,nounits"], SMI_TIMEOUT_S)
     if done.returncode != 0:
         _log.warning("nvidia-smi fails: %s", done.output.strip()[:200] or "it was killed at its deadline")
@@ -87,11 +150,12 @@ def _by_smi() -> list[Gpu] | None:
 
 
 def parse_smi(output: str) -> list[Gpu]:
-    """GPUs from ``nvidia-smi --query-gpu=index,uuid,name,compute_cap,memory.total`` as CSV without units."""
+    """GPUs from ``nvidia-smi --query-gpu=index,uuid,name,compute_cap,memory.total,driver_version`` as CSV
+    without units."""
     found: list[Gpu] = []
     for row in csv.reader(output.splitlines(), skipinitialspace=True):
-        if len(row) == 5 and row[0].isdigit():
-            index, uuid, name, capability, mebibytes = (cell.strip() for cell in row)
+        if len(row) == 6 and row[0].isdigit():
+            index, uuid, name, capability, mebibytes, driver = (cell.strip() for cell in row)
             version = re.fullmatch(r"(\d+)\.(\d+)", capability)
             found.append(
                 Gpu(
@@ -100,6 +164,7 @@ def parse_smi(output: str) -> list[Gpu]:
                     name,
                     int(version[1]) * 10 + int(version[2]) if version else None,
                     int(mebibytes) << 20 if mebibytes.isdigit() else None,
+                    driver=driver if driver[:1].isdigit() else None,
                 )
             )
     return found

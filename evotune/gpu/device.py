@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 from evotune.errors import DeviceError
+from evotune.kernel import Problem
 
 MIN_FLUSH_BYTES = 256 << 20  # as triton.testing.do_bench
 # NVML's ClocksEventReasons that slow a kernel down; idle and the user's own settings are none.
@@ -42,7 +43,7 @@ class Device(Protocol):
 
 
 class CudaDevice:
-    """The only GPU that this process sees; ``uuid`` finds its sensors."""
+    """The only GPU that this process sees; ``uuid`` finds its sensors, ``facts`` are what CUDA says of it."""
 
     torch_device = "cuda:0"
 
@@ -50,8 +51,12 @@ class CudaDevice:
         import torch
 
         self._cuda = torch.cuda
-        l2_bytes = torch.cuda.get_device_properties(0).L2_cache_size
-        size = max(MIN_FLUSH_BYTES, 2 * l2_bytes)
+        found = torch.cuda.get_device_properties(0)
+        self.facts: Problem = {
+            "capability": 10 * found.major + found.minor,
+            "multiprocessors": found.multi_processor_count,
+        }
+        size = max(MIN_FLUSH_BYTES, 2 * found.L2_cache_size)
         self._flush = torch.empty(size, dtype=torch.uint8, device=self.torch_device)
         self._sensors = Sensors(uuid)
 

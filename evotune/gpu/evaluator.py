@@ -1,4 +1,4 @@
-"""Measures Triton kernels on one NVIDIA GPU. It has not yet run on a GPU; see ``evotune.gpu.worker``."""
+"""Measures Triton kernels on NVIDIA GPUs of one model. It has not yet run on a GPU; see ``evotune.gpu.worker``."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -13,11 +14,11 @@ from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.evaluator import Device
 from evotune.gpu.compiler import Compiled, CrossCompiler, compiler_versions
 from evotune.gpu.detect import Gpu
-from evotune.gpu.supervisor import PROVENANCE, Subject, Supervisor, failed
-from evotune.gpu.target import Target, lowest_occupancy, violations
+from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
 from evotune.process import Worker
 from evotune.space import Config
+from evotune.supervisor import PROVENANCE, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
 SETUP_TIMEOUT_S = 900.0  # a reference on the CPU at the size of a GPU's problem, for each set of inputs
@@ -25,27 +26,28 @@ PACKAGES = ("torch", "triton", "numpy", "evotune")
 
 
 class CudaEvaluator:
-    """Compiles a kernel's Triton code on the CPU, and measures it in the one process that uses the GPU.
+    """Compiles a kernel's Triton code on the CPU, and measures it in one process for each GPU.
 
     A sample is the time between two CUDA events around one launch, the last-level cache flushed
-    before. Results are checked before and after timing. Clocks, power and what throttled are in
-    ``Measurement.context``.
+    before. Results are checked before and after timing. Clocks, power, what throttled, and which GPU
+    it was, are in ``Measurement.context``. As many threads as there are GPUs may measure at once;
+    configurations are interleaved on the first.
 
     Args:
         kernel: A kernel file with a ``cuda`` backend.
         problem: Sizes and dtype.
-        gpu: The device; the only one that the worker sees.
+        gpus: The devices, of one model; each is the only one that its worker sees.
         target: What it is compiled for and must fit into.
         fidelities: The ladder, rising.
         seed: Of the inputs.
-        settle_s: For how long the GPU is kept busy before finalists are timed.
+        settle_s: For how long a GPU is kept busy before finalists are timed.
         jobs: Compilations at once; one for each core if None.
         compile_timeout_s: For one configuration.
         run_timeout_s: For checking and timing one configuration; half of it bounds the timing.
 
     Raises:
         UsageError: No ``cuda`` backend, no Triton, or ``inputs`` or ``reference`` fails.
-        DeviceError: The GPU cannot be used, or is not one that the target can run on.
+        DeviceError: A GPU cannot be used, or is not one that the target can run on.
     """
 
     provenance: Provenance = PROVENANCE
@@ -56,7 +58,7 @@ class CudaEvaluator:
         kernel: LoadedKernel,
         problem: Problem,
         *,
-        gpu: Gpu,
+        gpus: Sequence[Gpu],
         target: Target,
         fidelities: Sequence[Fidelity],
         seed: int = 0,
@@ -65,23 +67,26 @@ class CudaEvaluator:
         compile_timeout_s: float = 60.0,
         run_timeout_s: float = 60.0,
     ) -> None:
-        if gpu.capability not in (None, target.capability):
-            raise DeviceError(f"{gpu.name} is sm_{gpu.capability}; target {target.name} is sm_{target.capability}")
+        for gpu in gpus:
+            if gpu.capability not in (None, target.capability):
+                raise DeviceError(
+                    f"{gpu.name} is sm_{gpu.capability}; target {target.name} is sm_{target.capability}"
+                )
         self.fidelities = tuple(fidelities)
+        self.device = _device(gpus)
         self._target = target
         self._settle_s = settle_s
         self._statics: dict[str, Static | Rejected] = {}
-        # Shared by the compiling processes and the worker, which finds there what they have compiled.
+        # Shared by the compiling processes and the workers, which find there what they have compiled.
         self._folder = tempfile.TemporaryDirectory(prefix="evotune-gpu-", ignore_cleanup_errors=True)
         setup = {
             "kernel": str(kernel.path.resolve()),
             "problem": dict(problem),
+            "device": dict(target.facts),
             "seed": seed,
-            "uuid": gpu.uuid,
         }
-        environment = {"CUDA_VISIBLE_DEVICES": gpu.uuid or str(gpu.index), "TRITON_CACHE_DIR": self._folder.name}
-        self._worker = Worker(self.worker_entry, setup, setup_timeout_s=SETUP_TIMEOUT_S, environment=environment)
-        self._supervisor = Supervisor(self._worker, run_timeout_s)
+        workers = [self._worker(gpu, setup) for gpu in gpus]
+        self._supervisor = Supervisor(workers, run_timeout_s)
         try:
             self._compiler = CrossCompiler(
                 kernel,
@@ -93,11 +98,20 @@ class CudaEvaluator:
         except BaseException:
             self._folder.cleanup()
             raise
-        if not (reply := self._worker.start()).ok:
+        try:
+            with ThreadPoolExecutor(len(workers)) as pool:
+                for gpu, reply in zip(gpus, pool.map(Worker.start, workers), strict=True):
+                    if not reply.ok:
+                        kind = UsageError if reply.error == "UsageError" else DeviceError
+                        raise kind(f"{kernel.path} cannot be measured on {gpu.name}: {reply.message}")
+        except BaseException:
             self.close()
-            kind = UsageError if reply.error == "UsageError" else DeviceError
-            raise kind(f"{kernel.path} cannot be measured on {gpu.name}: {reply.message}")
-        self.device = _device(gpu)
+            raise
+
+    def _worker(self, gpu: Gpu, setup: Mapping[str, Any]) -> Worker:
+        environment = {"CUDA_VISIBLE_DEVICES": gpu.uuid or str(gpu.index), "TRITON_CACHE_DIR": self._folder.name}
+        setup = {**setup, "uuid": gpu.uuid}
+        return Worker(self.worker_entry, setup, setup_timeout_s=SETUP_TIMEOUT_S, environment=environment)
 
     def __enter__(self) -> CudaEvaluator:
         return self
@@ -107,7 +121,7 @@ class CudaEvaluator:
 
     def close(self) -> None:
         """Kill all processes and delete all files; safe to call twice."""
-        self._worker.stop()
+        self._supervisor.close()
         self._compiler.close()
         self._folder.cleanup()
 
@@ -120,7 +134,7 @@ class CudaEvaluator:
         key = _key(config)
         if key not in self._statics:
             try:
-                self._statics[key] = self._static(self._compiler.compile(config, self._target.capability))
+                self._statics[key] = self._static(self._compiler.compile(config, self._target))
             except Rejected as rejected:
                 self._statics[key] = rejected
         found = self._statics[key]
@@ -160,12 +174,9 @@ class CudaEvaluator:
         return None
 
     def _static(self, compiled: Compiled) -> Static:
-        facts = dict(compiled.facts)
-        if self._target.limits and (broken := violations(facts, self._target.limits)):
+        if broken := self._target.violations(compiled.facts):
             raise Rejected("limits", "; ".join(broken))
-        if occupancy := lowest_occupancy(compiled, self._target.capability):
-            facts["occupancy"] = occupancy.share
-        return Static(compiled.compile_s, facts)
+        return Static(compiled.compile_s, self._target.described(compiled.facts, compiled.blocks))
 
 
 def _subject(config: Config) -> Subject:
@@ -176,12 +187,18 @@ def _key(config: Config) -> str:
     return json.dumps(dict(config), sort_keys=True)
 
 
-def _device(gpu: Gpu) -> Device:
-    installed: Mapping[str, str] = {name: _version(name) for name in PACKAGES}
-    facts: dict[str, Any] = {"uuid": gpu.uuid, "index": gpu.index}
-    if gpu.memory_bytes:
-        facts["memory_bytes"] = float(gpu.memory_bytes)
-    return Device("cuda", gpu.name, {**compiler_versions(), **installed}, facts)
+def _device(gpus: Sequence[Gpu]) -> Device:
+    first = gpus[0]
+    driver = {"driver": first.driver, "cuda": first.cuda}
+    versions = {
+        **compiler_versions(),
+        **{name: _version(name) for name in PACKAGES},
+        **{name: version for name, version in driver.items() if version},
+    }
+    facts: dict[str, float | str] = {"gpus": ", ".join(gpu.uuid or str(gpu.index) for gpu in gpus)}
+    if first.memory_bytes:
+        facts["memory_bytes"] = float(first.memory_bytes)
+    return Device("cuda", first.name, versions, facts)
 
 
 def _version(package: str) -> str:

@@ -7,11 +7,14 @@ that a kernel's ``build`` returns runs as it is, with tensors that have shapes b
 
 What a ``cuda`` backend must do for this to work: launch Triton kernels from Python, compute grids and
 scratch sizes from the problem or from shapes and strides, and allocate with ``device=x.device``. It
-must not read a tensor's values, use ``@triton.autotune``, or ask ``torch.cuda`` about the device.
+must not read a tensor's values, use ``@triton.autotune``, or ask ``torch.cuda`` about the device: the
+problem says what it may know of it.
 """
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
-# (torch and triton are optional, and of what triton has of types nothing here depends on.)
+# pyright: reportAttributeAccessIssue=false
+# (torch and triton are optional, and of what triton has of types nothing here depends on. Where it is
+# missing, pyright takes evotune.triton for it.)
 from __future__ import annotations
 
 import re
@@ -108,12 +111,14 @@ def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, 
     build = kernel.backend("cuda").build
 
     def handle(request: dict[str, Any]) -> dict[str, Any]:
-        """Answers ``{"arguments"}`` or, given ``arguments``, ``config`` and ``arch``, facts or a failure."""
+        """Answers ``{"arguments"}`` or, given ``arguments``, ``config`` and the ``device``'s facts, what
+        became of it or a failure."""
         if "config" not in request:
             return {"arguments": argument_shapes(kernel, problem)}
         started = time.perf_counter()
         try:
-            launches = run_headless(build, request["config"], problem, request["arguments"], request["arch"])
+            known, arch = {**problem, **request["device"]}, request["device"]["capability"]
+            launches = run_headless(build, request["config"], known, request["arguments"], arch)
             facts = describe(launches)
         except Rejected as rejected:
             facts = {"stage": rejected.stage, "reason": rejected.reason}

@@ -1,72 +1,88 @@
-"""A GPU to compile for: its architecture, and what a block of threads must fit into."""
+"""A GPU to compile for: what kernels are told of it, and what a block of threads must fit into."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from evotune import recipe
 from evotune.errors import UsageError
-from evotune.gpu.compiler import Compiled
 from evotune.gpu.detect import Gpu
-from evotune.gpu.occupancy import (
-    MULTIPROCESSORS,
-    REGISTERS_PER_ALLOCATION,
-    WARP_THREADS,
-    Occupancy,
-    occupancy,
-)
-from evotune.recipe import Limits
+from evotune.gpu.occupancy import MULTIPROCESSORS, Multiprocessor, Occupancy, occupancy
+from evotune.kernel import Problem
 
 
 @dataclass(frozen=True)
 class Target:
-    """``capability`` is the compute capability times ten; without ``limits`` nothing is refused."""
+    """``capability`` is the compute capability times ten, 90 for an H100."""
 
     name: str
     capability: int
-    limits: Limits | None
+    multiprocessors: int
+
+    @property
+    def facts(self) -> Problem:
+        """What a backend's space and build find in their ``problem`` beside the sizes."""
+        return {"capability": self.capability, "multiprocessors": self.multiprocessors}
+
+    @property
+    def multiprocessor(self) -> Multiprocessor | None:
+        """What each has; None for an architecture that is not listed, where nothing is refused."""
+        return MULTIPROCESSORS.get(self.capability)
+
+    @property
+    def card(self) -> Mapping[str, float | str]:
+        """What a reader is told of it: the facts, and what a block may have."""
+        limits = self.multiprocessor.block_limits if self.multiprocessor else {}
+        return {**self.facts, **{name: n for name, n in limits.items() if n}}
+
+    def violations(self, facts: Mapping[str, float]) -> list[str]:
+        """Which limits of the hardware a kernel's largest block exceeds, in words."""
+        return self.multiprocessor.violations(facts) if self.multiprocessor else []
+
+    def described(self, facts: Mapping[str, float], blocks: Sequence[Mapping[str, int]]) -> dict[str, float | str]:
+        """The facts of what was compiled, with the occupancy of the kernel that has the fewest warps resident."""
+        if self.multiprocessor is None:
+            return dict(facts)
+        lowest = min((occupancy(self.multiprocessor, **block) for block in blocks), key=_share)
+        return {
+            **facts,
+            "occupancy": lowest.share,
+            "blocks_per_sm": lowest.blocks,
+            "limited_by": lowest.limited_by,
+        }
 
 
 def load_target(name: str, gpu: Gpu | None = None) -> Target:
-    """The target of a recipe for GPUs; ``gpu`` gives the architecture where the recipe leaves it open.
+    """The target of a recipe for GPUs; what ``gpu`` tells of itself wins over the recipe's numbers.
 
     Raises:
-        UsageError: There is no such recipe, it is not for GPUs, or the architecture stays unknown.
+        UsageError: There is no such recipe, it is not for GPUs, or something stays unknown.
     """
     plan = recipe.load(name)
     if plan.backend != "cuda":
         raise UsageError(f"target {name!r} is not a GPU; compile for h100, h200 or b200")
-    if plan.arch is None:
-        if gpu is None or gpu.capability is None:
-            raise UsageError(
-                f"target {name!r} takes the architecture of the device and none is known here; name one: h100"
-            )
-        return Target(name, gpu.capability, plan.limits)
-    found = re.fullmatch(r"sm_(\d+)[af]?", plan.arch)
+    known = {
+        "capability": _capability(name, plan.arch) if plan.arch else gpu and gpu.capability,
+        "multiprocessors": (gpu and gpu.multiprocessors) or plan.multiprocessors,
+    }
+    capability, multiprocessors = known.values()
+    if not capability or not multiprocessors:
+        lacking = " and ".join(n for n, value in known.items() if not value)
+        raise UsageError(
+            f"target {name!r} takes its {lacking} from the device, and that is not known here; name a GPU, "
+            "such as h100, or give a recipe of your own with arch and multiprocessors"
+        )
+    return Target(name, capability, multiprocessors)
+
+
+def _capability(name: str, arch: str) -> int:
+    found = re.fullmatch(r"sm_(\d+)[af]?", arch)
     if found is None:
-        raise UsageError(f"target {name!r} has arch {plan.arch!r}; it must be like sm_90a")
-    return Target(name, int(found[1]), plan.limits)
+        raise UsageError(f"target {name!r} has arch {arch!r}; it must be like sm_90a")
+    return int(found[1])
 
 
-def violations(facts: Mapping[str, float], limits: Limits) -> list[str]:
-    """Which limits of the hardware a kernel's largest block exceeds, in words."""
-    threads, registers = int(facts["threads"]), int(facts["registers"])
-    per_warp = -(-registers * WARP_THREADS // REGISTERS_PER_ALLOCATION) * REGISTERS_PER_ALLOCATION
-    used = [
-        ("bytes of shared memory", facts["shared_bytes"], limits.shared_bytes_per_block),
-        ("threads", threads, limits.threads_per_block),
-        ("registers of a thread", registers, limits.registers_per_thread),
-        ("registers", per_warp * -(-threads // WARP_THREADS), limits.registers_per_block),
-        ("columns of tensor memory", facts["tmem_columns"], limits.tmem_columns),
-    ]
-    return [f"a block needs {int(n)} {what}, the limit is {most}" for what, n, most in used if n > most]
-
-
-def lowest_occupancy(compiled: Compiled, capability: int) -> Occupancy | None:
-    """That of the kernel with the fewest resident warps; None for an unlisted architecture."""
-    sm = MULTIPROCESSORS.get(capability)
-    if sm is None:
-        return None
-    return min((occupancy(sm, **block) for block in compiled.blocks), key=lambda o: o.share)
+def _share(found: Occupancy) -> float:
+    return found.share

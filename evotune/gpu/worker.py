@@ -30,20 +30,36 @@ def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, 
     """Entry of the worker process: get ready to measure one kernel on one problem.
 
     Args:
-        setup: ``kernel`` (path), ``problem``, ``seed``, and ``uuid`` of the GPU.
+        setup: ``kernel`` (path), ``problem``, ``device`` (facts that the kernel is told), ``seed``, and
+            ``uuid`` of the GPU.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
     if not torch.cuda.is_available():
         raise DeviceError("torch finds no CUDA device; is this torch built for CUDA, and the driver recent enough?")
-    return open_on(CudaDevice(setup["uuid"]), setup)
+    device = CudaDevice(setup["uuid"])
+    check_facts(setup["device"], device.facts)
+    return open_on(device, setup)
 
 
 def open_on(device: Device, setup: Mapping[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """A session on any device, after a check that the device computes and times."""
     check_canary(device)
-    kernel = load_kernel(Path(setup["kernel"]))
-    return Session(kernel, setup["problem"], setup["seed"], device).measure
+    return Session(load_kernel(Path(setup["kernel"])), setup, device).measure
+
+
+def check_facts(told: Problem, found: Problem) -> None:
+    """Whether the device is what kernels are told that it is.
+
+    Raises:
+        DeviceError: It is not.
+    """
+    wrong = [f"{name} is {found[name]}, not {value}" for name, value in told.items() if found[name] != value]
+    if wrong:
+        raise DeviceError(
+            f"CUDA says of this device that its {' and its '.join(wrong)}; give a recipe of your own "
+            "with arch and multiprocessors, and without device_name"
+        )
 
 
 def check_canary(device: Device) -> None:
@@ -79,11 +95,12 @@ class Run:
 class Session:
     """Everything that stays the same from one measurement to the next."""
 
-    def __init__(self, kernel: LoadedKernel, problem: Problem, seed: int, device: Device) -> None:
+    def __init__(self, kernel: LoadedKernel, setup: Mapping[str, Any], device: Device) -> None:
         self._build = kernel.backend("cuda").build
-        self._problem = problem
+        self._problem: Problem = {**setup["problem"], **setup["device"]}
         self._device = device
-        self._inputs = Inputs(kernel, problem, seed, device.torch_device)
+        self._gpu: str = setup["uuid"]
+        self._inputs = Inputs(kernel, setup["problem"], setup["seed"], device.torch_device)
         self._tainted = False
 
     def measure(self, request: dict[str, Any]) -> dict[str, Any]:
@@ -110,7 +127,8 @@ class Session:
                 self._each(runs, lambda run: self._time_checked(run, request["reps"], request["limit_s"]))
             elif not self._tainted:
                 self._guarded(good, lambda: self._time(good, request["reps"], request["limit_s"]))
-            context = {**self._device.readings(), **{f"{name}_before": value for name, value in before.items()}}
+            before = {f"{name}_before": value for name, value in before.items()}
+            context = {"gpu": self._gpu, **self._device.readings(), **before}
         self._each(runs, self._check_swapped)
         self._each(runs, self._check)
         return {"runs": [_report(run, context) for run in runs], "tainted": self._tainted}

@@ -109,7 +109,7 @@ class Context:
     incumbent: Scored | None = None
     top: Sequence[Scored] = ()
     failures: Sequence[Failed] = ()
-    static: Mapping[str, float] = field(default_factory=dict[str, float])
+    static: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
     tried: Sequence[Config] = ()
     focus: Focus = "exploit"
     call: int = 0

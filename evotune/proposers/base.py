@@ -28,7 +28,7 @@ class Feedback:
     fidelity_rank: int = 0
     failure: str | None = None
     cost_s: float | None = None
-    facts: Mapping[str, float] = field(default_factory=dict[str, float])
+    facts: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
 
     @property
     def config(self) -> Config:

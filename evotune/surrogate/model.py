@@ -133,6 +133,15 @@ class Surrogate:
         self._observations = [replace(o, loss=loss) for o, loss in kept]
         self._forget()
 
+    def look_back(self) -> bool:
+        """Learn from all observations at once, without checking predictions on the way, as a search has to;
+        whether there are enough to predict from."""
+        self._learned = len(self._observations)
+        seen = self._seen(self._learned)
+        if int(np.isfinite(seen.loss).sum()) >= FIRST_FIT:
+            self._refit(seen)
+        return self._is_ready
+
     @property
     def is_trusted(self) -> bool:
         """Whether predictions have lately been better than the mean of what was known.

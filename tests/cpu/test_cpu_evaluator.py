@@ -22,6 +22,7 @@ from evotune.cpu import CpuEvaluator, find_compiler
 from evotune.cpu.inputs import GuardedArray, compare
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.kernel import LoadedKernel, Tolerance, load_kernel
+from evotune.process import Worker
 from evotune.trial import Fidelity
 
 LOW = Fidelity(1, "low", 5)
@@ -51,9 +52,12 @@ def config(variant: str = "right", tag: int = 0, opt: str = "-O2") -> dict[str, 
     return {"variant": variant, "opt": opt, "tag": tag}
 
 
+def worker_of(cpu: CpuEvaluator) -> Worker:
+    return cpu._supervisor._workers[0]
+
+
 def worker_pid(cpu: CpuEvaluator) -> int | None:
-    assert cpu._worker
-    return cpu._worker.pid
+    return worker_of(cpu).pid
 
 
 def leftovers(before: set[str]) -> set[str]:
@@ -255,29 +259,27 @@ def test_a_crash_is_named_and_the_third_attempt_is_refused(
     cpu: CpuEvaluator, variant: str, stage: str, said: str
 ) -> None:
     assert cpu.measure(config(), LOW).ok
-    assert cpu._worker
     found = cpu.measure(config(variant), LOW)
     assert (found.failed_stage, said in str(found.reason)) == (stage, True)
     assert cpu.measure(config(), LOW).ok
-    starts = cpu._worker.starts
+    starts = worker_of(cpu).starts
     again = cpu.measure(config(variant), LOW)
     assert again.failed_stage == stage
     assert str(again.reason).startswith("quarantined")
-    assert cpu._worker.starts == starts
+    assert worker_of(cpu).starts == starts
     assert not cpu.interleave([config(variant)], LOW)[0].ok
-    assert cpu._worker.starts == starts
+    assert worker_of(cpu).starts == starts
 
 
 def test_a_hang_is_killed_at_its_deadline_and_quarantined_after_two(kernel: LoadedKernel) -> None:
     problem = kernel.problem(None, "cpu")
     with CpuEvaluator(kernel, problem, fidelities=[LOW], run_timeout_s=0.5) as cpu:
-        assert cpu._worker
         first, second = (cpu.measure(config("hang"), LOW) for _ in range(2))
         assert [first.failed_stage, second.failed_stage] == ["timeout"] * 2
         assert "0.5 s" in str(first.reason)
-        starts = cpu._worker.starts
+        starts = worker_of(cpu).starts
         assert "quarantined" in str(cpu.measure(config("hang"), LOW).reason)
-        assert cpu._worker.starts == starts
+        assert worker_of(cpu).starts == starts
         assert cpu.measure(config(), LOW).ok
 
 
@@ -317,13 +319,12 @@ def test_a_dtype_without_tolerance_is_refused(kernel: LoadedKernel) -> None:
 def test_a_broken_harness_is_the_machines_fault(kernel: LoadedKernel, tmp_path: Path) -> None:
     """After a kill the new process must compute the canary's known result, or nothing is measured."""
     with CpuEvaluator(kernel, kernel.problem(None, "cpu"), fidelities=[LOW], run_timeout_s=5) as cpu:
-        assert cpu._worker
         assert cpu.measure(config(), LOW).ok
         folder = Path(cpu._folder.name)
         source = tmp_path / "harness.c"
         text = Path(evotune.cpu.__file__).with_name("harness.c").read_text()
         source.write_text(text.replace("k < 1000", "k < 999"))
-        cpu._worker.stop()
+        worker_of(cpu).stop()
         cpu._compiler.compile(source, folder / "harness.so", timeout_s=60)
         with pytest.raises(DeviceError, match="known result"):
             cpu.measure(config(), LOW)

@@ -11,6 +11,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,22 +20,16 @@ from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.gpu import check as check_module
 from evotune.gpu.check import CheckRow, check, choose
 from evotune.gpu.compiler import CrossCompiler
-from evotune.gpu.target import load_target, violations
+from evotune.gpu.detect import Gpu
+from evotune.gpu.target import Target, load_target
 from evotune.kernel import LoadedKernel, load_kernel
-from evotune.recipe import Limits
 from evotune.space import ConfigSpace
 
 needs_triton = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("triton", "torch")), reason="triton is not installed"
 )
 SCALE = Path(__file__).with_name("triton_scale.py")
-LIMITS = Limits(
-    shared_bytes_per_block=232448,
-    threads_per_block=1024,
-    registers_per_thread=255,
-    registers_per_block=65536,
-    tmem_columns=512,
-)
+H100, B200 = Target("h100", 90, 132), Target("b200", 100, 148)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +50,7 @@ def config(variant: str, block: int = 128, num_warps: int = 4) -> dict[str, int 
 
 @needs_triton
 def test_real_code_is_made_for_a_gpu_that_is_not_here(compiler: CrossCompiler) -> None:
-    found = compiler.compile(config("right"), 90)
+    found = compiler.compile(config("right"), H100)
     assert found.facts["threads"] == 4 * 32
     assert 0 < found.facts["registers"] < 64
     assert found.facts["spill_bytes"] == 0
@@ -67,13 +62,26 @@ def test_real_code_is_made_for_a_gpu_that_is_not_here(compiler: CrossCompiler) -
 
 @needs_triton
 def test_the_architecture_matters(compiler: CrossCompiler) -> None:
-    hopper, blackwell = (compiler.compile(config("right"), c) for c in (90, 100))
+    hopper, blackwell = (compiler.compile(config("right"), target) for target in (H100, B200))
     assert hopper.facts["cubin_bytes"] != blackwell.facts["cubin_bytes"]
 
 
 @needs_triton
+def test_shapes_of_arguments_are_found_once_for_all_targets(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Any] = []
+    ask = CrossCompiler._ask
+    monkeypatch.setattr(CrossCompiler, "_ask", lambda self, r, s: asked.append(r) or ask(self, r, s))
+    kernel = load_kernel(SCALE)
+    with CrossCompiler(kernel, kernel.problem(None, "cuda"), jobs=1) as compiler:
+        for target in (H100, B200):
+            with pytest.raises(Rejected, match=f"capability {target.capability}"):
+                compiler.compile(config("told"), target)
+    assert ["config" in request for request in asked] == [False, True, True]
+
+
+@needs_triton
 def test_several_kernels_of_a_launch_are_described_together(compiler: CrossCompiler) -> None:
-    one, two = compiler.compile(config("right"), 90), compiler.compile(config("twice"), 90)
+    one, two = compiler.compile(config("right"), H100), compiler.compile(config("twice"), H100)
     assert two.facts["launches"] == 2
     assert two.facts["threads"] == 8 * 32
     assert two.facts["cubin_bytes"] > one.facts["cubin_bytes"]
@@ -83,11 +91,11 @@ def test_several_kernels_of_a_launch_are_described_together(compiler: CrossCompi
 @needs_triton
 def test_a_kernel_that_triton_has_in_memory_is_described_again(compiler: CrossCompiler) -> None:
     first, second, blackwell = (
-        compiler.compile(config(variant), capability)
-        for variant, capability in (("jitted_once", 90), ("jitted_once_again", 90), ("jitted_once", 100))
+        compiler.compile(config(variant), target)
+        for variant, target in (("jitted_once", H100), ("jitted_once_again", H100), ("jitted_once", B200))
     )
-    assert first.facts == second.facts == compiler.compile(config("right"), 90).facts
-    assert blackwell.facts == compiler.compile(config("right"), 100).facts
+    assert first.facts == second.facts == compiler.compile(config("right"), H100).facts
+    assert blackwell.facts == compiler.compile(config("right"), B200).facts
 
 
 @needs_triton
@@ -95,6 +103,7 @@ def test_a_kernel_that_triton_has_in_memory_is_described_again(compiler: CrossCo
     ("variant", "stage", "reason"),
     [
         ("build_raises", "build", "ValueError: no such tile"),
+        ("told", "build", "ValueError: capability 90, 132 multiprocessors, n 1048576"),
         ("no_launch", "build", "launched no Triton kernel"),
         ("launch_raises", "compile", r"shape \(1048576,\) of torch.float16 is not liked"),
         ("not_triton", "compile", "no_such_thing"),
@@ -106,7 +115,7 @@ def test_a_failure_names_its_stage_and_reason(
     compiler: CrossCompiler, variant: str, stage: str, reason: str
 ) -> None:
     with pytest.raises(Rejected, match=reason) as caught:
-        compiler.compile(config(variant), 90)
+        compiler.compile(config(variant), H100)
     assert caught.value.stage == stage
 
 
@@ -115,9 +124,9 @@ def test_a_hanging_compilation_is_killed_and_the_next_one_runs(cache: Path) -> N
     kernel = load_kernel(SCALE)
     with CrossCompiler(kernel, kernel.problem(None, "cuda"), jobs=1, cache=cache, timeout_s=1.0) as compiler:
         with pytest.raises(Rejected, match="timeout"):
-            compiler.compile(config("hangs"), 90)
+            compiler.compile(config("hangs"), H100)
         with pytest.raises(Rejected, match="no such tile"):
-            compiler.compile(config("build_raises", block=256), 90)
+            compiler.compile(config("build_raises", block=256), H100)
 
 
 @needs_triton
@@ -125,7 +134,7 @@ def test_what_the_machine_did_wrong_is_not_kept(compiler: CrossCompiler, cache: 
     kept = set(cache.iterdir())
     for variant in ("full_disk", "dies"):
         with pytest.raises(Rejected):
-            compiler.compile(config(variant, block=256), 90)
+            compiler.compile(config(variant, block=256), H100)
     assert set(cache.iterdir()) == kept
 
 
@@ -133,21 +142,21 @@ def test_what_the_machine_did_wrong_is_not_kept(compiler: CrossCompiler, cache: 
 def test_a_kept_result_needs_no_process(
     compiler: CrossCompiler, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kernel, first = load_kernel(SCALE), compiler.compile(config("right"), 90)
+    kernel, first = load_kernel(SCALE), compiler.compile(config("right"), H100)
     monkeypatch.setattr(CrossCompiler, "_ask", None)
     with CrossCompiler(kernel, kernel.problem(None, "cuda"), jobs=1, cache=cache) as other:
-        assert other.compile(config("right"), 90) == first
+        assert other.compile(config("right"), H100) == first
 
 
 @needs_triton
-@pytest.mark.parametrize("change", ["source", "problem", "config", "capability", "switch"])
+@pytest.mark.parametrize("change", ["source", "problem", "config", "device", "switch"])
 def test_a_result_is_kept_for_exactly_what_it_depends_on(
     cache: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     kernel = load_kernel(SCALE)
     problem = kernel.problem(None, "cuda")
     with CrossCompiler(kernel, problem, cache=cache) as compiler:
-        path = compiler._path(config=config("right"), capability=90)
+        path = compiler._path(config=config("right"), device=H100.facts)
     if change == "source":
         kernel = LoadedKernel(kernel.path, kernel.source + "\n", kernel.definition)
     if change == "problem":
@@ -157,7 +166,7 @@ def test_a_result_is_kept_for_exactly_what_it_depends_on(
     with CrossCompiler(kernel, problem, cache=cache) as compiler:
         other = compiler._path(
             config=config("right", num_warps=1 if change == "config" else 4),
-            capability=100 if change == "capability" else 90,
+            device=(B200 if change == "device" else H100).facts,
         )
     assert path != other
 
@@ -166,11 +175,11 @@ def test_a_result_is_kept_for_exactly_what_it_depends_on(
 def test_a_damaged_cache_is_ignored(tmp_path: Path) -> None:
     kernel = load_kernel(SCALE)
     with CrossCompiler(kernel, kernel.problem(None, "cuda"), jobs=1, cache=tmp_path) as compiler:
-        path = compiler._path(config=config("build_raises"), capability=90)
+        path = compiler._path(config=config("build_raises"), device=dict(H100.facts))
         assert path is not None
         path.write_text('{"stage": "comp')
         with pytest.raises(Rejected, match="no such tile"):
-            compiler.compile(config("build_raises"), 90)
+            compiler.compile(config("build_raises"), H100)
         assert json.loads(path.read_text())["stage"] == "build"
 
 
@@ -181,28 +190,57 @@ def test_a_closed_compiler_does_nothing_more(tmp_path: Path) -> None:
     compiler.close()
     compiler.close()
     with pytest.raises(DeviceError, match="closed"):
-        compiler.compile(config("right"), 90)
+        compiler.compile(config("right"), H100)
 
 
 @needs_triton
 def test_rows_come_default_first_for_each_target_and_again_from_the_cache(cache: Path) -> None:
     kernel = load_kernel(content.find("matmul", content.KERNELS))
-    default = kernel.backend("cuda").space(kernel.problem("gpu_1024", "cuda")).default
+    problem = kernel.problem("gpu_1024", "cuda")
+    hopper, blackwell = (kernel.backend("cuda").space({**problem, **t.facts}) for t in (H100, B200))
     seen: list[CheckRow] = []
     rows = check(kernel, ["h100", "b200"], shape="gpu_1024", samples=1, cache=cache, on_row=seen.append)
     assert rows == seen
     assert [r.target for r in rows] == ["h100", "h100", "b200", "b200"]
-    assert rows[0].config == rows[2].config == default
-    assert rows[1].config == rows[3].config != default
+    assert [rows[0].config, rows[2].config] == [hopper.default, blackwell.default]
+    # Each target has a space of its own, and its sample is from there.
+    assert hopper.names != blackwell.names
+    assert not hopper.violations(rows[1].config)
+    assert not blackwell.violations(rows[3].config)
     assert all(r.ok and 0 < float(r.facts["occupancy"]) <= 1 for r in rows)
     assert check(kernel, ["h100", "b200"], shape="gpu_1024", samples=1, cache=cache) == rows
     assert json.loads(json.dumps([r.to_json() for r in rows]))[0]["registers"] == rows[0].registers
-    # Each architecture has tensor cores of its own kind, and only Blackwell has tensor memory.
-    hopper, blackwell = rows[0], rows[2]
-    assert hopper.facts["wgmma"]
-    assert blackwell.facts["tcgen05_mma"]
-    assert (hopper.facts["tcgen05_mma"], hopper.tmem_columns, blackwell.facts["wgmma"]) == (0, 0, 0)
-    assert blackwell.tmem_columns
+
+
+@needs_triton
+@pytest.mark.parametrize("descriptors", [False, True])
+def test_a_matrix_product_is_made_by_each_architecture_s_own_units(cache: Path, descriptors: bool) -> None:
+    kernel = load_kernel(content.find("matmul", content.KERNELS))
+    problem = kernel.problem("gpu_1024", "cuda")
+    chosen = {"BLOCK_M": 64, "BLOCK_N": 64, "BLOCK_K": 64, "num_warps": 4, "num_stages": 2, "PERSISTENT": 0}
+    chosen |= {"DESCRIPTORS": descriptors}
+    facts: dict[str, dict[str, float | str]] = {}
+    with CrossCompiler(kernel, problem, jobs=1, cache=cache) as compiler:
+        for target in (H100, B200):
+            space = kernel.backend("cuda").space({**problem, **target.facts})
+            compiled = compiler.compile({**space.default, **chosen}, target)
+            facts[target.name] = target.described(compiled.facts, compiled.blocks)
+    hopper, blackwell = facts["h100"], facts["b200"]
+    assert hopper["wgmma"]
+    assert not hopper["tcgen05_mma"]
+    assert blackwell["tcgen05_mma"]
+    assert not blackwell["wgmma"]
+    assert not hopper["mma_sync"]
+    assert not blackwell["mma_sync"]
+    # Its accumulator is 64 columns of tensor memory, which no other architecture has.
+    assert (hopper["tmem_columns"], blackwell["tmem_columns"]) == (0, 64)
+    for found in (hopper, blackwell):
+        assert bool(found["tma_copies"]) == descriptors
+        assert bool(found["async_copies"]) != descriptors
+        assert float(found["cubin_bytes"]) > 1000
+        assert 0 < float(found["occupancy"]) < 1
+        assert float(found["blocks_per_sm"]) >= 1
+        assert found["limited_by"] in ("registers", "shared memory")
 
 
 @pytest.mark.slow
@@ -210,21 +248,23 @@ def test_rows_come_default_first_for_each_target_and_again_from_the_cache(cache:
 def test_spills_are_what_ptxas_says(tmp_path: Path) -> None:
     """The assembler's own report against what is read from the binary."""
     kernel = load_kernel(content.find("attention", content.KERNELS))
-    problem = {"heads": 1, "seq": 512, "head_dim": 128, "causal": False, "dtype": "float16"}
-    config = {"BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 4, "num_stages": 1, "LONGEST_FIRST": False}
+    problem = {**kernel.problem(None, "cuda"), "heads": 1, "seq": 512, "head_dim": 128, "dtype": "float16"}
+    space = kernel.backend("cuda").space({**problem, **H100.facts})
+    # Scores and sums are 128 KiB, as much as all registers of four warps.
+    config = {**space.default, "BLOCK_M": 128, "BLOCK_N": 128, "num_warps": 4, "num_stages": 1}
     code = (
         "import json, sys; from pathlib import Path; from evotune.kernel import load_kernel\n"
-        "from evotune.gpu.headless import describe, run_headless\n"
-        "path, problem, config = json.loads(sys.argv[1])\n"
-        "build = load_kernel(Path(path)).backend('cuda').build\n"
-        "shape = ((1, 512, 128), 'float16')\n"
-        "print(json.dumps(describe(run_headless(build, config, problem, [shape] * 4, 90))))"
+        "from evotune.gpu.headless import argument_shapes, describe, run_headless\n"
+        "path, problem, facts, config = json.loads(sys.argv[1])\n"
+        "kernel = load_kernel(Path(path))\n"
+        "shapes, build = argument_shapes(kernel, problem), kernel.backend('cuda').build\n"
+        "print(json.dumps(describe(run_headless(build, config, {**problem, **facts}, shapes, 90))))"
     )
     python = [
         sys.executable,
         "-c",
         code,
-        json.dumps([str(kernel.path), problem, config]),
+        json.dumps([str(kernel.path), problem, dict(H100.facts), config]),
     ]
     environment = {**os.environ, "TRITON_CACHE_DIR": str(tmp_path), "TRITON_DUMP_PTXAS_LOG": "1"}
     done = subprocess.run(python, env=environment, capture_output=True, text=True, check=True)
@@ -253,7 +293,7 @@ def test_a_triton_that_is_too_old_is_refused(monkeypatch: pytest.MonkeyPatch) ->
     [
         ([], "no target"),
         (["cpu"], "'cpu' is not a GPU"),
-        (["cuda"], "takes the architecture of the device"),
+        (["cuda"], "takes its capability and multiprocessors from the device"),
         (["h1000"], "h1000"),
     ],
 )
@@ -272,25 +312,28 @@ def test_a_kernel_without_a_cuda_backend_is_refused() -> None:
 
 
 def test_targets_are_what_their_recipes_say() -> None:
-    assert load_target("b200").capability == 100
-    assert load_target("h200").capability == 90
+    assert load_target("b200") == B200
+    assert load_target("h200") == Target("h200", 90, 132)
 
 
-@pytest.mark.parametrize(
-    ("change", "wrong"),
-    [
-        ({}, []),
-        ({"shared_bytes": 232449}, ["a block needs 232449 bytes of shared memory, the limit is 232448"]),
-        ({"threads": 2048, "registers": 32}, ["a block needs 2048 threads, the limit is 1024"]),
-        ({"registers": 256, "threads": 32}, ["a block needs 256 registers of a thread, the limit is 255"]),
-        # 1024 threads of 65 registers: 32 warps of 2304, allocated in steps of 256.
-        ({"threads": 1024, "registers": 65}, ["a block needs 73728 registers, the limit is 65536"]),
-        ({"tmem_columns": 640}, ["a block needs 640 columns of tensor memory, the limit is 512"]),
-    ],
-)
-def test_only_what_the_hardware_does_not_have_is_refused(change: dict[str, int], wrong: list[str]) -> None:
-    fits = {"threads": 1024, "registers": 64, "shared_bytes": 232448, "tmem_columns": 512}
-    assert violations({**fits, **change}, LIMITS) == wrong
+def test_a_gpu_that_is_here_knows_better_than_its_recipe() -> None:
+    assert load_target("h100", Gpu(0, "GPU-1", "NVIDIA H100 PCIe", 90, multiprocessors=114)).multiprocessors == 114
+    assert load_target("cuda", Gpu(0, "GPU-2", "NVIDIA A100", 80, multiprocessors=108)) == Target("cuda", 80, 108)
+    with pytest.raises(UsageError, match="'cuda' takes its multiprocessors from the device"):
+        load_target("cuda", Gpu(0, "GPU-2", "NVIDIA A100", 80))
+
+
+def test_a_check_of_a_named_target_does_not_depend_on_the_gpu_that_is_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    here = Gpu(0, "GPU-1", "NVIDIA H100 PCIe", 90, multiprocessors=114)
+    monkeypatch.setattr(check_module, "detect", lambda: [here])
+    assert check_module._target("h100").multiprocessors == 132
+    assert check_module._target("cuda").multiprocessors == 114
+
+
+def test_a_reader_is_told_the_limits_of_a_target() -> None:
+    assert (B200.card["tmem_columns"], B200.card["multiprocessors"]) == (512, 148)
+    assert H100.card["shared_bytes_per_block"] == 232448  # 227 KiB
+    assert "tmem_columns" not in H100.card
 
 
 def test_sampled_configurations_are_distinct_and_the_same_for_the_same_seed() -> None:

@@ -6,18 +6,18 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from cpu_evaluator import CpuEvaluator, FakeCompiler
 
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.gpu import evaluator as module
-from evotune.gpu.compiler import Compiled
 from evotune.gpu.detect import Gpu
 from evotune.gpu.device import throttled
-from evotune.gpu.evaluator import CudaEvaluator
 from evotune.gpu.target import load_target
 from evotune.kernel import Tolerance, load_kernel
 from evotune.trial import Fidelity
@@ -26,30 +26,6 @@ pytestmark = pytest.mark.torch
 
 LOW, HIGH = Fidelity(1, "low", 4), Fidelity(3, "high", 20)
 GPU = Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", 90, 80 << 30)
-FACTS = {"threads": 128, "registers": 64, "shared_bytes": 0, "tmem_columns": 0}
-
-
-class FakeCompiler:
-    """Takes every configuration but two; counts what it is asked."""
-
-    asked: list[Any]
-
-    def __init__(self, *args: object, **options: object) -> None:
-        self.asked = []
-
-    def compile(self, config: Any, capability: int) -> Compiled:
-        self.asked.append(config)
-        if config["variant"] == "refused_by_compiler":
-            raise Rejected("compile", "ptxas does not like it")
-        facts = {**FACTS, "shared_bytes": 240_000 if config["variant"] == "too_large" else 0}
-        return Compiled(1.5, facts, (facts,))
-
-    def close(self) -> None:
-        pass
-
-
-class CpuEvaluator(CudaEvaluator):
-    worker_entry = "cpu_device:open_session"
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +37,12 @@ def make() -> Iterator[Callable[..., CpuEvaluator]]:
 
         def make_one(shape: str = "default", **options: Any) -> CpuEvaluator:
             kernel = load_kernel(Path(__file__).with_name("torch_saxpy.py"))
-            arguments = {"gpu": GPU, "target": load_target("h100"), "fidelities": [LOW, HIGH], "run_timeout_s": 2.0}
+            arguments = {
+                "gpus": [GPU],
+                "target": load_target("h100"),
+                "fidelities": [LOW, HIGH],
+                "run_timeout_s": 2.0,
+            }
             made.append(CpuEvaluator(kernel, kernel.problem(shape, "cuda"), **{**arguments, **options}))
             return made[-1]
 
@@ -130,7 +111,7 @@ def test_other_dtypes_are_checked_in_their_own(make: Callable[..., CpuEvaluator]
 
 def test_a_kernel_that_killed_two_processes_is_not_run_a_third_time(make: Callable[..., CpuEvaluator]) -> None:
     with make() as evaluator:
-        worker = evaluator._worker
+        worker = evaluator._supervisor._workers[0]
         first = evaluator.measure(of("exit"), LOW)  # in a used process: tried again in a new one
         starts = worker.starts
         second = evaluator.measure(of("exit"), LOW)
@@ -147,7 +128,7 @@ def test_a_kernel_that_dies_of_what_another_left_behind_is_measured(make: Callab
     with make() as evaluator:
         assert evaluator.measure(of("right"), LOW).ok
         assert evaluator.measure(of("abort_if_used"), LOW).ok
-        assert evaluator._worker.starts == 2
+        assert evaluator._supervisor._workers[0].starts == 2
 
 
 def test_interleaved_samples_belong_to_the_same_rounds(evaluator: CpuEvaluator) -> None:
@@ -170,7 +151,8 @@ def test_rounds_alternate_their_order_and_rotate_their_inputs() -> None:
             return super().time_ms(launches)
 
     kernel = load_kernel(Path(__file__).with_name("torch_saxpy.py"))
-    setup = {"kernel": str(kernel.path), "problem": kernel.definition.shapes["default"], "seed": 0}
+    problem = kernel.definition.shapes["default"]
+    setup = {"kernel": str(kernel.path), "problem": problem, "device": {}, "seed": 0, "uuid": "GPU-0"}
     measure = open_on(Recorder(), setup)
     timed.clear()
     measure({"runs": [of("right"), of("slower"), of("right")], "reps": 6, "limit_s": 9.0})
@@ -203,8 +185,10 @@ def test_finalists_are_timed_after_the_device_has_been_kept_busy(
 ) -> None:
     with make(settle_s=0.5) as evaluator:
         asked: list[dict[str, Any]] = []
-        call = evaluator._worker.call
-        monkeypatch.setattr(evaluator._worker, "call", lambda request, s: asked.append(request) or call(request, s))
+        call = evaluator._supervisor._workers[0].call
+        monkeypatch.setattr(
+            evaluator._supervisor._workers[0], "call", lambda request, s: asked.append(request) or call(request, s)
+        )
         evaluator.measure(of("right"), LOW)
         evaluator.interleave([of("right"), of("slower")], LOW)
         assert [request.get("settle_s", 0.0) for request in asked] == [0.0, 0.5]
@@ -265,9 +249,26 @@ def test_a_target_of_another_architecture_is_refused(make: Callable[..., CpuEval
         make(target=load_target("b200"))
 
 
+def test_a_device_that_is_not_what_kernels_are_told_is_not_measured_on() -> None:
+    from evotune.gpu.worker import check_facts
+
+    check_facts({"capability": 90, "multiprocessors": 132}, {"capability": 90, "multiprocessors": 132})
+    with pytest.raises(DeviceError, match="its multiprocessors is 114, not 132; give a recipe of your own"):
+        check_facts({"capability": 90, "multiprocessors": 132}, {"capability": 90, "multiprocessors": 114})
+
+
+def test_versions_name_the_driver_and_its_cuda(make: Callable[..., CpuEvaluator]) -> None:
+    with make(gpus=[replace(GPU, driver="580.65.06", cuda="13.0")]) as evaluator:
+        versions = evaluator.device.versions
+        assert (versions["driver"], versions["cuda"]) == ("580.65.06", "13.0")
+        assert evaluator.device.facts["gpus"] == "GPU-1"
+    with make() as evaluator:
+        assert not {"driver", "cuda"} & set(evaluator.device.versions)
+
+
 def test_closing_leaves_nothing_behind(make: Callable[..., CpuEvaluator]) -> None:
     evaluator = make()
-    pid, folder = evaluator._worker.pid, Path(evaluator._folder.name)
+    pid, folder = evaluator._supervisor._workers[0].pid, Path(evaluator._folder.name)
     assert pid is not None
     assert folder.is_dir()
     evaluator.close()

@@ -44,6 +44,36 @@ def test_the_scarcest_resource_decides(
     assert (found.blocks, found.share, found.limited_by) == (blocks, share, limited_by)
 
 
+@pytest.mark.parametrize(
+    ("change", "wrong"),
+    [
+        ({}, []),
+        ({"shared_bytes": 232449}, ["a block needs 232449 bytes of shared memory, the limit is 232448"]),
+        ({"threads": 2048, "registers": 32}, ["a block needs 2048 threads, the limit is 1024"]),
+        ({"registers": 256, "threads": 32}, ["a block needs 256 registers of a thread, the limit is 255"]),
+        # 1024 threads of 65 registers: 32 warps of 2304, allocated in steps of 256.
+        ({"threads": 1024, "registers": 65}, ["a block needs 73728 registers, the limit is 65536"]),
+        # 9 warps take as many as 12, three in each quarter: 12 of 5632.
+        ({"threads": 9 * 32, "registers": 170}, ["a block needs 67584 registers, the limit is 65536"]),
+        ({"tmem_columns": 640}, ["a block needs 640 columns of tensor memory, the limit is 512"]),
+    ],
+)
+def test_only_what_the_hardware_does_not_have_is_refused(change: dict[str, int], wrong: list[str]) -> None:
+    fits = {"threads": 1024, "registers": 64, "shared_bytes": 232448, "tmem_columns": 512}
+    assert BLACKWELL.violations({**fits, **change}) == wrong
+
+
+def test_whatever_has_no_block_resident_is_refused_and_the_other_way_round() -> None:
+    for warps in (1, 2, 4, 6, 8, 9, 12, 16, 24, 32, 33):
+        for registers in (16, 64, 65, 96, 128, 168, 255):
+            for shared_bytes in (0, 232448, 232449):
+                block = {"threads": 32 * warps, "registers": registers, "shared_bytes": shared_bytes}
+                refused = HOPPER.violations({**block, "tmem_columns": 0})
+                # An SM holds more threads than a block may have, so that no count of blocks tells of those.
+                fits = occupancy(HOPPER, **block).blocks > 0 and warps <= 32
+                assert bool(refused) != fits, (block, refused)
+
+
 def test_tensor_memory_limits_blocks_on_blackwell() -> None:
     found = occupancy(BLACKWELL, threads=128, registers=32, shared_bytes=0, tmem_columns=256)
     assert (found.blocks, found.limited_by) == (2, "tensor memory")

@@ -22,7 +22,7 @@ shapes: Mapping[str, Problem] = {
 tolerance = {"float32": Tolerance(0, 0), "float16": Tolerance(0, 0)}
 VARIANTS = [
     *["right", "twice", "build_raises", "launch_raises", "no_launch", "not_triton", "autotuned", "hangs", "dies"],
-    *["full_disk", "jitted_once", "jitted_once_again"],
+    *["full_disk", "jitted_once", "jitted_once_again", "told"],
 ]
 
 
@@ -36,6 +36,8 @@ def build(config: Config, problem: Problem) -> Any:
     variant, n, block = config["variant"], int(problem["n"]), int(config["BLOCK"])
     if variant == "build_raises":
         raise ValueError("no such tile")
+    if variant == "told":
+        raise ValueError(f"capability {problem['capability']}, {problem['multiprocessors']} multiprocessors, n {n}")
     kernel = triton.jit(not_triton if variant == "not_triton" else scale)
     if str(variant).startswith("jitted_once"):
         kernel = globals().setdefault("jitted", kernel)
