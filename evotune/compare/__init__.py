@@ -7,7 +7,6 @@
 from evotune.compare.best import Best, best_found, format_best
 from evotune.compare.comparison import (
     Comparison,
-    check_writable,
     compare,
     default_methods,
     default_seeds,
@@ -18,6 +17,7 @@ from evotune.compare.parallel import Progress
 from evotune.compare.plot import check_plot, write_plot
 from evotune.compare.runs import SearchRun, open_space
 from evotune.compare.score import MethodScore, format_table, score
+from evotune.page import check_writable
 
 __all__ = [
     "Best",

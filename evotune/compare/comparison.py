@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
@@ -16,6 +15,7 @@ from evotune.compare import methods
 from evotune.compare.parallel import Plan, Progress, marks, run_all
 from evotune.compare.runs import SYNTHETIC, SearchRun, open_space
 from evotune.errors import UsageError
+from evotune.page import check_writable
 from evotune.replay import Recording
 
 # Of the study that evotune began with: its searches and its seeds. It used the synthetic landscape.
@@ -128,17 +128,6 @@ def default_seeds(spaces: Sequence[str]) -> Sequence[int]:
 def partial_of(out: Path) -> Path:
     """Where the finished runs of a comparison are until ``out`` is written."""
     return out.with_name(out.name + ".partial")
-
-
-def check_writable(path: Path) -> None:
-    """Raise :class:`UsageError` if a file cannot be written; to be asked before any work."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise UsageError(f"{path} cannot be written: there is no folder {folder}; make it, or choose another")
-    if path.exists() and not path.is_file():
-        raise UsageError(f"{path} cannot be written: it is not a file; choose another name")
-    if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
-        raise UsageError(f"{path} cannot be written: permission denied; choose another place")
 
 
 def _finished(out: Path, name: str) -> list[SearchRun] | None:

@@ -11,6 +11,7 @@ from evotune.compare.comparison import Comparison
 from evotune.compare.curves import panels
 from evotune.compare.score import MethodScore
 from evotune.compare.svg import line_chart, looks
+from evotune.page import SCRIPT, STYLE, render, write
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 # What is drawn of a belief: fields of a slice, and what they are called.
@@ -24,7 +25,6 @@ PANELS: Mapping[str, str] = {
 
 def write_page(comparison: Comparison, rows: Sequence[MethodScore], out: Path) -> None:
     """Write tables, convergence curves, the heat map of scores, method x space, and the surrogate's beliefs."""
-    from jinja2 import Environment
     from markupsafe import Markup
 
     styles = looks(dict.fromkeys(r.method for r in comparison.runs))
@@ -32,10 +32,9 @@ def write_page(comparison: Comparison, rows: Sequence[MethodScore], out: Path) -
         [Markup(line_chart(p, styles, width=520, height=280 if i == 0 else 220)) for p in pair]
         for i, pair in enumerate(panels(comparison))
     ]
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    environment.policies["json.dumps_kwargs"] = {"separators": (",", ":"), "allow_nan": False}
-    template = environment.from_string(TEMPLATE.read_text(encoding="utf-8"))
-    text = template.render(
+    text = render(
+        TEMPLATE,
+        {"base_css": STYLE, "base_js": SCRIPT},
         comparison=comparison,
         rows=rows,
         marks=list(rows[0].ratios) if rows else [],
@@ -47,7 +46,7 @@ def write_page(comparison: Comparison, rows: Sequence[MethodScore], out: Path) -
         panels=PANELS,
         beliefs=[asdict(belief) for belief in beliefs(comparison)],
     )
-    out.write_text(text, encoding="utf-8")
+    write(out, text)
 
 
 def _shade(score: float) -> str:

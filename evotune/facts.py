@@ -1,0 +1,56 @@
+"""What a run is about, kept beside its trials: a reader cannot look it up later, as files change."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from evotune.journal import Run
+from evotune.llm import Roofline
+from evotune.space import ConfigSpace, Parameter
+
+if TYPE_CHECKING:
+    from evotune.settings import Settings
+
+# Kinds of notes, each one JSON value.
+GIVEN, SPACE, ROOFLINE = "given", "space", "roofline"
+# Settings of a run that say when to stop.
+BUDGETS = ("max_evaluations", "max_seconds", "target_latency_ms", "roofline_share", "no_progress")
+
+
+def keep(run: Run, name: str, settings: Settings, space: ConfigSpace, roofline: Roofline | None) -> None:
+    """Commit what a new run is about.
+
+    Args:
+        run: A new one.
+        name: Of the kernel or recording, as the user gave it.
+        settings: Of which the shape, the budget, the source and the model are kept.
+        space: What is searched.
+        roofline: The work of the problem and the peaks of the device, if they are known.
+    """
+    wanted = {"run": {"target", "shape", "gpus", "warm_start", *BUDGETS}, "llm": {"provider", "model"}}
+    chosen = settings.model_dump(include=wanted, exclude_defaults=True)
+    run.note(GIVEN, json.dumps({"kernel": name, **chosen}))
+    run.note(SPACE, json.dumps(space_to_json(space)))
+    if roofline is not None:
+        run.note(ROOFLINE, json.dumps(asdict(roofline)))
+
+
+def space_to_json(space: ConfigSpace) -> dict[str, Any]:
+    """What :func:`space_from_json` makes the same space of."""
+    return {
+        "parameters": {name: {"values": p.values, "ordered": p.ordered} for name, p in space.parameters.items()},
+        "constraints": [c.text for c in space.constraints],
+        "constants": space.constants,
+        "default": dict(space.default),
+    }
+
+
+def space_from_json(described: Mapping[str, Any]) -> ConfigSpace:
+    """The space that :func:`space_to_json` described."""
+    parameters = {name: Parameter(tuple(p["values"]), p["ordered"]) for name, p in described["parameters"].items()}
+    return ConfigSpace(
+        parameters, described["constraints"], constants=described["constants"], default=described["default"]
+    )

@@ -1,0 +1,145 @@
+"""What a run found, how sure that is, and how to get it again."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from evotune.facts import BUDGETS, GIVEN
+from evotune.history import RunHistory
+from evotune.interval import ratio_ci95, verdict
+from evotune.report.kept import kept
+
+# What a person should know of timings before they are believed.
+PROVENANCE: Mapping[str, str] = {
+    "measured": "timed on this device, during this run",
+    "replayed": "looked up in a recording that was made on the named device another day; nothing was timed",
+    "synthetic": "values of a formula; nothing was timed, on any device",
+    "compiled": "compiled only; nothing was timed",
+}
+VERDICTS = {
+    "faster": "faster than the default",
+    "slower": "slower than the default",
+    "tie": "no different from the default, as far as the measurements can tell",
+}
+STOPPED = {
+    "evaluations": "the evaluations were used up",
+    "seconds": "the time was used up",
+    "exhausted": "every legal configuration was evaluated",
+    "target": "the latency that was asked for was reached",
+    "roofline": "the share of the roofline that was asked for was reached",
+    "no progress": "there was no new best for as many evaluations as were asked for",
+    "let go": "its process ended without a result; the same command goes on from there",
+    "interrupted": "it was interrupted; the same command goes on from there",
+    "running": "it goes on",
+    "cut off": "it was cut off; the same command goes on from there",
+}
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The head of the page. ``is_final`` says whether the ratio comes from finals; else the best so far was
+    chosen and judged by the same timings, which flatters it."""
+
+    title: str
+    best: Mapping[str, Any] | None
+    default: Mapping[str, Any] | None
+    default_ms: float | None
+    default_failure: str | None
+    speedup: float | None
+    speedup_ci95: Sequence[float] | None
+    verdict: str | None
+    is_final: bool
+    provenance: str | None
+    ended: str
+    created: str
+
+
+def summary(history: RunHistory) -> Summary:
+    """The head of the page, of a finished run or of one that has not come so far."""
+    result, best = history.result, history.best
+    default = history.default
+    speedup: float | None = None
+    interval: Sequence[float] | None = None
+    if result is not None:
+        speedup, interval = result["speedup"], result["speedup_ci95"]
+        default_ms = result["default"]["latency_ms"]
+    else:
+        default_ms = default.latency_ms if default and not history.shapes else None
+        if default and default.best and history.incumbent and history.incumbent.best:
+            same = history.incumbent.config == default.config
+            speedup, interval = (1.0, None) if same else ratio_ci95(default.best, history.incumbent.best)
+    state = history.summary.state
+    return Summary(
+        title=history.summary.kernel,
+        best=best,
+        default=_default_config(history),
+        default_ms=default_ms,
+        default_failure=_failure(history),
+        speedup=speedup,
+        speedup_ci95=interval,
+        verdict=_verdict(history, interval),
+        is_final=result is not None and result["stopped"] != "interrupted",
+        provenance=history.provenance,
+        ended=STOPPED.get(state, state),
+        created=_moment(history.summary.created_s),
+    )
+
+
+# Options of a run beside those that its description knows.
+OPTIONS = ("shape", "gpus", "provider", "model", *BUDGETS, "warm_start")
+
+
+def command(history: RunHistory, journal: Path) -> str:
+    """The command that makes a run like this one; of a run that was made before this was kept, without the
+    name of its shape and its budget."""
+    said: Mapping[str, Any] = kept(history, GIVEN) or {}
+    chosen: dict[str, Any] = {**said.get("run", {}), **said.get("llm", {})}
+    described = history.description
+    named = history.summary.kernel
+    words: list[str] = ["evotune", "run", said.get("kernel", named.partition(" (")[0] if history.shapes else named)]
+    if history.shapes:
+        # In the order that was given, which the run is known by; the description is sorted.
+        words += ["--shapes", history.summary.kernel.rpartition(" (")[2].removesuffix(")").replace(", ", ",")]
+    if described.get("target", "replay") != "replay":
+        words += ["--target", described["target"]]
+    for name in OPTIONS:
+        if chosen.get(name) is not None:
+            words += [f"--{name.replace('_', '-')}", str(chosen[name])]
+    if described.get("search", "evotune") != "evotune":
+        words += ["--search", described["search"]]
+    words += ["--seed", str(described.get("seed", 0)), "--journal", str(journal)]
+    settings: Mapping[str, Mapping[str, Any]] = described.get("settings", {})
+    changed = [
+        f"EVOTUNE_{section}_{key}".upper() + "=" + shlex.quote(str(value))
+        for section, values in settings.items()
+        for key, value in values.items()
+    ]
+    return " ".join([*changed, *map(shlex.quote, words)])
+
+
+def _default_config(history: RunHistory) -> Mapping[str, Any] | None:
+    if history.result is not None:
+        return history.result["default"]["config"]
+    return dict(history.default.config) if history.default and not history.shapes else None
+
+
+def _failure(history: RunHistory) -> str | None:
+    failure = history.default.failure if history.default and not history.shapes else None
+    return f"{failure.failed_stage}: {failure.reason}" if failure else None
+
+
+def _verdict(history: RunHistory, interval: Sequence[float] | None) -> str | None:
+    if history.best is None or interval is None:
+        return None
+    if history.best["config"] == _default_config(history):
+        return "nothing was faster than the default"
+    return VERDICTS[verdict((interval[0], interval[1]))]
+
+
+def _moment(at_s: float) -> str:
+    return datetime.fromtimestamp(at_s, timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
