@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from evotune.openevolve_tuner import OpenEvolveTuner
     from evotune.proposers.multifidelity import MultiFidelityBayesianSearch
     from evotune.space import ConfigSpace, Parameter
+    from evotune.tune_function import Tuned, tune
 
 __version__ = "0.1.0"
 
@@ -18,9 +19,19 @@ _LAZY = {
     "MultiFidelityBayesianSearch": "evotune.proposers.multifidelity",
     "OpenEvolveTuner": "evotune.openevolve_tuner",
     "Parameter": "evotune.space",
+    "Tuned": "evotune.tune_function",
+    "tune": "evotune.tune_function",
 }
 
-__all__ = ["ConfigSpace", "MultiFidelityBayesianSearch", "OpenEvolveTuner", "Parameter", "__version__"]
+__all__ = [
+    "ConfigSpace",
+    "MultiFidelityBayesianSearch",
+    "OpenEvolveTuner",
+    "Parameter",
+    "Tuned",
+    "__version__",
+    "tune",
+]
 
 
 def __getattr__(name: str) -> object:

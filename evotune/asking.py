@@ -53,6 +53,27 @@ def choose_model(settings: Settings, environ: Mapping[str, str], space: ConfigSp
         UsageError: Unknown provider, no key for it, or a key file that others can read.
         Fatal: It refuses, and ``llm.on_error`` is ``fail``.
     """
+    choice = name_model(settings, environ, space)
+    if choice.provider.name in ("none", "human", *AT_ONCE):
+        return choice
+    policy = _policy(settings, choice, [])
+    assert policy is not None
+    try:
+        preflight(policy)
+    except Fatal as refused:
+        if settings.llm.on_error == "fail":
+            raise
+        none = resolve(Options(provider="none"), environ)
+        return Choice(none.provider, none.price, f"none: {refused}")
+    return Choice(choice.provider, choice.price, choice.reason, tuple(policy.abandon()))
+
+
+def name_model(settings: Settings, environ: Mapping[str, str], space: ConfigSpace | None = None) -> Choice:
+    """:func:`choose_model` without asking anyone: a wrong key is not found out.
+
+    Raises:
+        UsageError: As there.
+    """
     chosen = settings.llm
     has_schema = chosen.structured_output and space is not None
     options = Options(
@@ -72,18 +93,7 @@ def choose_model(settings: Settings, environ: Mapping[str, str], space: ConfigSp
     choice = resolve(options, environ)
     if settings.run.search != "evotune":
         return Choice(choice.provider, choice.price, f"none: search {settings.run.search} asks no model")
-    if choice.provider.name in ("none", "human", *AT_ONCE):
-        return choice
-    policy = _policy(settings, choice, [])
-    assert policy is not None
-    try:
-        preflight(policy)
-    except Fatal as refused:
-        if chosen.on_error == "fail":
-            raise
-        none = resolve(Options(provider="none"), environ)
-        return Choice(none.provider, none.price, f"none: {refused}")
-    return Choice(choice.provider, choice.price, choice.reason, tuple(policy.abandon()))
+    return choice
 
 
 def open_model(

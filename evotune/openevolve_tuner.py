@@ -68,6 +68,8 @@ class OpenEvolveTuner:
         journal: SQLite file in which every evaluation is kept; None keeps nothing.
         warm_start: Journal of earlier runs to learn from, on another device or shape: of this objective,
             for all that is known of it. They are believed as far as the scores agree with theirs.
+        on_evaluation: Called after each evaluation with its number, configuration and score (None if it
+            failed). What it raises ends the search.
 
     Raises:
         UsageError: An empty space, a parameter without values, or a setting out of range. It is a
@@ -94,18 +96,14 @@ class OpenEvolveTuner:
         initial_program: str | None = None,
         journal: str | Path | None = None,
         warm_start: str | Path | None = None,
+        on_evaluation: Callable[[int, Mapping[str, Value], float | None], None] | None = None,
     ) -> None:
-        if not callable(objective):
-            raise UsageError(f"objective {objective!r} cannot be called; give a function of a configuration")
-        for name, value in {"max_evaluations": max_evaluations, "population_size": population_size}.items():
-            if type(value) is not int or value < 1:
-                raise UsageError(f"{name} = {value!r} must be a whole number, 1 at least")
-        if type(temperature) not in (int, float) or not 0.0 <= temperature <= 1.0:
-            raise UsageError(f"temperature = {temperature!r} is outside [0, 1]")
+        _check(objective, {"max_evaluations": max_evaluations, "population_size": population_size}, temperature)
         self.config_space = _space_of(config_space, constraints)
         self.objective = objective
         self.max_evaluations = max_evaluations
         self.verbose = verbose
+        self.on_evaluation = on_evaluation
         self.best_config: dict[str, Value] | None = None
         self.best_score: float | None = None
         self.evaluation_count = 0
@@ -160,7 +158,7 @@ class OpenEvolveTuner:
             search.tell([feedback])
         for trial in run or ():
             failure = trial.failure
-            score = trial.static.facts["score"] if trial.static else None
+            score = float(trial.static.facts["score"]) if trial.static else None
             self._learn(search, trial.candidate, score, failure.reason if failure else None)
         while self.evaluation_count < self.max_evaluations:
             candidate = search.ask(())
@@ -178,6 +176,8 @@ class OpenEvolveTuner:
                 counted = f"Evaluation {self.evaluation_count}/{self.max_evaluations}"
                 # Asked for by the caller: `verbose` is a documented part of this API.
                 print(f"{counted}: config={dict(candidate.config)}, score={shown}")  # noqa: T201
+            if self.on_evaluation is not None:
+                self.on_evaluation(trial.number, dict(candidate.config), score)
         if run is not None:
             run.release()
 
@@ -246,6 +246,16 @@ class OpenEvolveTuner:
         return ConfigSpace(space.parameters, texts, constants=space.constants, default=config)
 
 
+def _check(objective: Any, counts: Mapping[str, Any], temperature: Any) -> None:
+    if not callable(objective):
+        raise UsageError(f"objective {objective!r} cannot be called; give a function of a configuration")
+    for name, value in counts.items():
+        if type(value) is not int or value < 1:
+            raise UsageError(f"{name} = {value!r} must be a whole number, 1 at least")
+    if type(temperature) not in (int, float) or not 0.0 <= temperature <= 1.0:
+        raise UsageError(f"temperature = {temperature!r} is outside [0, 1]")
+
+
 def _identity(objective: Objective) -> str:
     """Changes with the name and the code of a function; what it refers to is not looked at."""
     code = getattr(objective, "__code__", None)
@@ -306,7 +316,7 @@ def _score_of(objective: Objective, config: dict[str, Value]) -> tuple[float | N
 
 def _losses(trials: Sequence[Trial]) -> list[float | None]:
     """The losses of trials that were recorded with a score."""
-    scores = [t.static.facts["score"] if t.static else None for t in trials]
+    scores = [float(t.static.facts["score"]) if t.static else None for t in trials]
     losses = iter(losses_of([s for s in scores if s is not None]))
     return [None if s is None else next(losses) for s in scores]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -13,12 +12,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from evotune import facts
 from evotune.asking import choose_model, open_model, open_prompts, usage
 from evotune.baselines import BASELINES
+from evotune.budget import Budget
 from evotune.engine import Engine, InlineEngine, LocalEngine
 from evotune.errors import UsageError
 from evotune.evaluator import Evaluator
-from evotune.journal import Journal
+from evotune.journal import Journal, Run
 from evotune.proposers import Searcher
 from evotune.proposers.evolution import CrossoverProposer, MutationProposer
 from evotune.proposers.islands import Islands
@@ -28,12 +29,14 @@ from evotune.proposers.portfolio import Portfolio
 from evotune.proposers.schedule import Schedule
 from evotune.proposers.uniform import UniformProposer
 from evotune.record import record
+from evotune.result import Result
 from evotune.settings import Settings
 from evotune.space import ConfigSpace
 from evotune.subject import Subject, find_subject
 from evotune.surrogate import ACQUISITIONS, PROFILES, Source, Surrogate
+from evotune.track import Tracker, Tracking
 from evotune.transfer import WARM_START, WarmStart, warm_start
-from evotune.tuner import Budget, Finals, Observer, Result, Tuner
+from evotune.tuner import Finals, Observer, Tuner
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +44,9 @@ log = logging.getLogger(__name__)
 MIN_START, CONFIGS_PER_START = 3, 8
 
 
-def tune(name: str, settings: Settings, *, observer: Observer, fresh: bool = False) -> Result:
+def tune(
+    name: str, settings: Settings, *, observer: Observer, fresh: bool = False, tracker: Tracker | None = None
+) -> Result:
     """Tune a kernel or replay a recording, as ``evotune run`` does.
 
     Raises:
@@ -50,6 +55,7 @@ def tune(name: str, settings: Settings, *, observer: Observer, fresh: bool = Fal
         Fatal: The model refuses its key, its name, or the request, and ``llm.on_error`` is ``fail``.
     """
     subject = find_subject(name, settings)
+    budget = Budget.of(settings.run, subject.roofline.bound_ms if subject.roofline else None, subject.target)
     prompts = open_prompts(settings)
     choice = choose_model(settings, os.environ, subject.space)
     with ExitStack() as stack:
@@ -59,16 +65,15 @@ def tune(name: str, settings: Settings, *, observer: Observer, fresh: bool = Fal
         observer.on_note(f"device {evaluator.device.name}")
         observer.on_note(f"model {choice.reason}")
         journal = stack.enter_context(Journal(Path(settings.run.journal)))
-        description = _description(subject, evaluator, settings)
-        warm = _warm_start(subject, settings, description)
+        description = {**describe(subject, settings), **measured_with(evaluator)}
+        warm = open_warm_start(subject, settings, description)
         if warm is not None:
             observer.on_note(str(warm))
             description[WARM_START] = warm.hash
-        run = journal.open_run(subject.name, subject.source_hash, description, fresh=fresh)
-        if run.replaces_edited:
-            observer.on_note(f"{subject.name} has changed since its last run in this journal: a new run begins")
-        if warm is not None and run.is_new and journal.has_runs_with(WARM_START, subject.name, run.id):
-            observer.on_note("the source has changed since an earlier warm start in this journal: a new run begins")
+        run = _open_run(journal, subject, description, observer, fresh=fresh)
+        if run.is_new:
+            facts.keep(run, name, settings, subject.space, subject.roofline)
+        tracking = Tracking(tracker, f"{subject.name} {run.id}", description) if tracker else None
         engine = open_engine(subject, evaluator)
         stack.callback(engine.cancel)
         make_model = partial(
@@ -82,25 +87,35 @@ def tune(name: str, settings: Settings, *, observer: Observer, fresh: bool = Fal
             stack=stack,
             on_note=observer.on_note,
         )
+        ranks, source = [f.rank for f in evaluator.fidelities], warm.source if warm else None
         tuner = Tuner(
-            searcher(
-                subject.space,
-                settings,
-                make_model,
-                observer.on_note,
-                [f.rank for f in evaluator.fidelities],
-                warm.source if warm else None,
-            ),
+            searcher(subject.space, settings, make_model, observer.on_note, ranks, source),
             engine,
             evaluator,
             run,
-            budget=Budget(settings.run.max_evaluations, settings.run.max_seconds or math.inf),
+            budget=budget,
             finals=Finals(settings.measure.finalists, subject.finals),
             names={"kernel": subject.name, "target": subject.target},
             llm=lambda: usage(run, choice),
-            observers=[observer],
+            observers=[observer, *([tracking] if tracking else [])],
         )
-        return tuner.tune()
+        result = tuner.tune()
+        if tracking is not None:
+            tracking.end(result.to_json())
+        return result
+
+
+def _open_run(
+    journal: Journal, subject: Subject, description: Mapping[str, Any], observer: Observer, *, fresh: bool
+) -> Run:
+    """The run to go on with, or a new one and why it is new."""
+    run = journal.open_run(subject.name, subject.source_hash, description, fresh=fresh)
+    if run.replaces_edited:
+        observer.on_note(f"{subject.name} has changed since its last run in this journal: a new run begins")
+    is_warm = WARM_START in description
+    if is_warm and run.is_new and journal.has_runs_with(WARM_START, subject.name, run.id):
+        observer.on_note("the source has changed since an earlier warm start in this journal: a new run begins")
+    return run
 
 
 def record_space(
@@ -117,6 +132,8 @@ def record_space(
     subject = find_subject(name, settings)
     if subject.target == "replay":
         raise UsageError(f"{name} is a recording already; give a kernel file")
+    if subject.devices > 1:
+        raise UsageError(f"a recording is made on one GPU; leave run.gpus {settings.run.gpus} out")
     if samples is None and not subject.space.is_enumerable:
         raise UsageError(f"{subject.space.cartesian:.1e} configurations cannot all be measured; give --samples N")
     evaluator = subject.open_evaluator()
@@ -151,20 +168,29 @@ def record_space(
         evaluator.close()
 
 
-def _description(subject: Subject, evaluator: Evaluator, settings: Settings) -> dict[str, Any]:
-    """All that a result depends on beside the kernel's text: another value is another run."""
+def describe(subject: Subject, settings: Settings) -> dict[str, Any]:
+    """All that a result depends on beside the kernel's text, the device and versions: another value is
+    another run."""
     return {
         "problem": dict(subject.story.problem),
         "target": subject.target,
-        "device": evaluator.device.name,
-        "versions": dict(evaluator.device.versions),
         "search": settings.run.search,
         "seed": settings.run.seed,
         "settings": settings.changed(),
     }
 
 
-def _warm_start(subject: Subject, settings: Settings, description: Mapping[str, Any]) -> WarmStart | None:
+def measured_with(evaluator: Evaluator) -> dict[str, Any]:
+    """The rest of what a result depends on."""
+    return {"device": evaluator.device.name, "versions": dict(evaluator.device.versions)}
+
+
+def open_warm_start(subject: Subject, settings: Settings, description: Mapping[str, Any]) -> WarmStart | None:
+    """What the settings want to be known from elsewhere; None if nothing.
+
+    Raises:
+        UsageError: It cannot be used.
+    """
     if settings.run.warm_start is None:
         return None
     names = (subject.name, subject.story.kernel)
@@ -175,7 +201,7 @@ def open_engine(subject: Subject, evaluator: Evaluator) -> Engine:
     """Where trials run: recordings in this thread, kernels in others."""
     if subject.target == "replay":
         return InlineEngine(evaluator)
-    return LocalEngine(evaluator, compile_jobs=os.cpu_count() or 1)
+    return LocalEngine(evaluator, compile_jobs=os.cpu_count() or 1, measure_jobs=subject.devices)
 
 
 # -- who proposes -------------------------------------------------------------------------------

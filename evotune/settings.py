@@ -20,6 +20,7 @@ from evotune.schema import KeyPath, Section, problems, read_yaml
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -27,11 +28,15 @@ class Run(Section):
     """What is tuned, where, and for how long."""
 
     target: str = "auto"
+    gpus: Count | Literal["all"] = 1
     shape: str | None = None
     shapes: str | None = None
     search: Literal["evotune", "mfbo", "random", "pattern", "de", "genetic", "annealing"] = "evotune"
     max_evaluations: Count = 60
     max_seconds: Seconds | None = None
+    target_latency_ms: Milliseconds | None = None
+    roofline_share: Annotated[float, Field(gt=0, le=1)] | None = None
+    no_progress: Count | None = None
     seed: Annotated[int, Field(ge=0)] = 0
     warm_start: str | None = None
     isolation: Literal["strict", "standard"] = "standard"

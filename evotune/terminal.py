@@ -6,24 +6,48 @@ plain lines, so that a log of a run reads like the run did.
 
 from __future__ import annotations
 
+import math
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
 from evotune.interval import verdict
+from evotune.progress import Progress, Watch, sparkline
 from evotune.trial import Trial
 
 if TYPE_CHECKING:
+    from evotune.budget import Eta
     from evotune.gpu.check import CheckRow
-    from evotune.tuner import Result, Tuner
+    from evotune.plan import Plan
+    from evotune.result import Result
+    from evotune.tuner import Tuner
 
 # A log gets a line of progress this often, beside one for each new best.
 PLAIN_EVERY_S = 5.0
+PIPE_WIDTH = 10_000  # whoever reads a pipe breaks lines himself
+CONFIGURATION = "configuration"
+BAR_WIDTH, SPARKS = 20, 20
+SCIENTIFIC = 1e7  # from here on a number is easier to read with a power of ten
+
+
+class Output(Console):
+    """A console whose lines are never cut: terminals break them, and a pipe gets them whole."""
+
+    def __init__(self, *, stderr: bool = False) -> None:
+        file = sys.stderr if stderr else sys.stdout
+        width = None if file.isatty() else PIPE_WIDTH
+        super().__init__(stderr=stderr, highlight=False, soft_wrap=True, width=width)
+
+    def on_broken_pipe(self) -> None:
+        """Left to the caller: rich itself would end the process with a code that means something else."""
+        raise BrokenPipeError
 
 
 class Terminal:
@@ -35,29 +59,25 @@ class Terminal:
     """
 
     def __init__(self, *, verbose: bool = False, quiet: bool = False) -> None:
-        self.console = Console(stderr=True, highlight=False, soft_wrap=True)
+        self.console = Output(stderr=True)
         self._verbose = verbose
         self._quiet = quiet
-        self._failed = 0
+        self._watch = Watch()
         self._opened_s = self._shown_s = time.monotonic()
         self._before: int | None = None
-        self._bar = Progress(
-            BarColumn(bar_width=20),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[status]}"),
-            console=self.console,
-            transient=True,
-        )
-        self._task = self._bar.add_task("", total=None, status="")
+        self._done, self._total = 0, None
+        self._status: list[str] = []
+        # Nobody else's output may fall between the lines that are drawn over, so it is passed through.
+        self._live = Live(get_renderable=self._drawn, console=self.console, refresh_per_second=4, transient=True)
 
     def __enter__(self) -> Terminal:
         if self.console.is_terminal and not self._quiet:
-            self._bar.start()
+            self._live.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
-        if self._bar.live.is_started:  # else stopping it prints an empty line
-            self._bar.stop()
+        if self._live.is_started:  # else stopping it prints an empty line
+            self._live.stop()
 
     def on_note(self, text: str) -> None:
         """Something a person should know, on a line of its own."""
@@ -72,39 +92,52 @@ class Terminal:
         """Count it; print it if it is a new best or every trial was asked for."""
         if self._quiet:
             return
-        self._failed += trial.failure is not None
         if self._verbose or is_best:
             self.console.print(Text(line_of(trial, tuner.default_ms, is_best=is_best)))
-        status = self._status(tuner)
-        total = tuner.budget.max_evaluations
-        self._bar.update(self._task, completed=len(tuner.trials), total=total, status=status)
-        now = time.monotonic()
-        if not self.console.is_terminal and now - self._shown_s >= PLAIN_EVERY_S:
-            self._shown_s = now
-            self.console.print(Text(f"{len(tuner.trials)}/{total}  {status}"))
+        progress = self._watch.see(trial, tuner)
+        self._show(progress.evaluations, progress.max_evaluations, self._parts(progress))
 
     def on_progress(self, done: int, total: int) -> None:
         """Work of known length without trials to show."""
-        now = time.monotonic()
+        if self._quiet:
+            return
         if self._before is None:  # what an earlier call did took none of this one's time
             self._before = done - 1
-        status = f"ETA {_clock((now - self._opened_s) / (done - self._before) * (total - done))}"
-        self._bar.update(self._task, completed=done, total=total, status=status)
-        if not self.console.is_terminal and not self._quiet and now - self._shown_s >= PLAIN_EVERY_S:
+        left_s = (time.monotonic() - self._opened_s) / (done - self._before) * (total - done)
+        self._show(done, total, [f"ETA {_clock(left_s)}"])
+
+    def _show(self, done: int, total: int, status: list[str]) -> None:
+        self._done, self._total, self._status = done, total, status
+        now = time.monotonic()
+        if not self.console.is_terminal and now - self._shown_s >= PLAIN_EVERY_S:
             self._shown_s = now
-            self.console.print(Text(f"{done}/{total}  {status}"))
+            self.console.print(Text("  ".join([f"{done}/{total}", *status])))
 
-    def _status(self, tuner: Tuner) -> str:
-        parts = [self._best(tuner)]
-        if self._failed:
-            parts.append(f"{self._failed} failed")
-        if usage := usage_of(tuner.llm()):
-            parts.append(usage)
-        return "  ".join([*parts, f"ETA {_clock(tuner.eta_s())}"])
+    def _drawn(self) -> RenderableType:
+        """A bar and, below it, the same words that a log gets, on as many lines as they need."""
+        count = Text("starting" if self._total is None else f"{self._done}/{self._total}")
+        top = Table.grid(padding=(0, 1))
+        top.add_row(ProgressBar(self._total, self._done, width=BAR_WIDTH, pulse=self._total is None), count)
+        # Said here, because this console breaks no lines by itself.
+        return Group(top, Text("  ".join(self._status), no_wrap=False, overflow="fold")) if self._status else top
 
-    def _best(self, tuner: Tuner) -> str:
-        best = tuner.incumbent.latency_ms if tuner.incumbent else None
-        return "no valid result yet" if best is None else f"best {milliseconds(best)}"
+    def _parts(self, progress: Progress) -> list[str]:
+        parts = [self._best(progress)]
+        if len(progress.course) > 1 and not self.console.options.ascii_only:
+            parts.append(sparkline(progress.course, SPARKS))
+        if progress.failures:
+            parts.append(f"{progress.failures} failed")
+        if device := device_of(progress.device):
+            parts.append(device)
+        if model := ", ".join(filter(None, (progress.model, usage_of(progress.llm)))):
+            parts.append(f"model {model}")
+        return [*parts, f"ETA {_eta(progress.eta)}"]
+
+    def _best(self, progress: Progress) -> str:
+        if progress.best_ms is None:
+            return "no valid result yet"
+        times = f" ({progress.speedup:.2f}x)" if progress.speedup is not None else ""
+        return f"best {milliseconds(progress.best_ms)}{times}"
 
 
 def line_of(trial: Trial, default_ms: float | None, *, is_best: bool) -> str:
@@ -124,21 +157,39 @@ def line_of(trial: Trial, default_ms: float | None, *, is_best: bool) -> str:
     return f"{mark}{trial.number + 1:4d}  {trial.candidate.origin:9s}  {outcome}  {config}"
 
 
+def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str | Text]], console: Console) -> None:
+    """A table, or where the terminal is too narrow for it, a line for each cell. The first column names rows,
+    and later ones but those of text to the left are numbers."""
+    console.print(Text(title, style="italic"))
+    table = Table()
+    for i, name in enumerate(header):
+        table.add_column(name, justify="left" if i == 0 or name == CONFIGURATION else "right")
+    for row in rows:
+        table.add_row(*row)
+    natural = console.measure(table, options=console.options.update(max_width=PIPE_WIDTH)).maximum
+    if natural <= console.width:
+        console.print(table)
+        return
+    for first, *rest in rows:
+        console.print(Text.assemble((str(first), "bold")))
+        for name, cell in zip(header[1:], rest, strict=True):
+            console.print(Text.assemble(f"  {name}: ", cell))
+
+
 def print_result(result: Result, console: Console) -> None:
     """The final table, and a configuration to paste."""
-    table = Table(title=f"{result.kernel} on {result.device} ({result.provenance})", title_justify="left")
-    table.add_column("")
-    table.add_column("default", justify="right")
-    table.add_column("best", justify="right")
     default_ms = result.default["latency_ms"]
     best: Mapping[str, Any] = result.best or {"latency_ms": None, "config": {}}
     low_high = f" [{best['ci95_ms'][0]:.4g}, {best['ci95_ms'][1]:.4g}]" if result.best else ""
-    table.add_row("latency", milliseconds(default_ms), milliseconds(best["latency_ms"]) + low_high)
+    rows: list[list[str | Text]] = [
+        ["latency", milliseconds(default_ms), milliseconds(best["latency_ms"]) + low_high]
+    ]
     default: Mapping[str, Any] = result.default["config"] or {}
     for name, value in best["config"].items():
         before = default.get(name)
-        table.add_row(name, str(before), Text(str(value), style="bold" if value != before else ""))
-    console.print(table)
+        rows.append([name, str(before), Text(str(value), style="bold" if value != before else "")])
+    title = f"{result.kernel} on {result.device} ({result.provenance})"
+    print_table(title, ["", "default", "best"], rows, console)
     if result.speedup is not None and result.speedup_ci95 is not None:
         low, high = result.speedup_ci95
         word = verdict(result.speedup_ci95)
@@ -165,27 +216,74 @@ def print_end(result: Result, console: Console) -> None:
     )
 
 
+def print_plan(plan: Plan, console: Console) -> None:
+    """What a run would do, one fact on a line."""
+    lines: list[tuple[str, str]] = [("kernel", plan.kernel), ("target", f"{plan.target}: {plan.why}")]
+    for space in plan.spaces:
+        size = f"{space.configurations:.0f}" if space.configurations < SCIENTIFIC else f"{space.configurations:.1e}"
+        kind = "legal configurations" if space.is_exact else "combinations, not all legal"
+        where = f" at shape {space.shape}" if space.shape else ""
+        lines.append(("space", f"{size} {kind} of {space.parameters} parameters{where}"))
+        lines.append(("default", " ".join(f"{n}={v}" for n, v in space.default.items())))
+    lines.append(("search", f"{plan.search}, seed {plan.seed}"))
+    lines.append(("budget", _budget(plan)))
+    climbed = ", ".join(f"{f['name']} {f['reps']}" for f in plan.fidelities)
+    finals = f"{plan.finals['finalists']} best and the default, {plan.finals['name']} {plan.finals['reps']}"
+    lines.append(("repetitions", f"{climbed}; finals: {finals}"))
+    lines.append(("model", plan.llm.reason))
+    if plan.llm.calls:
+        cost = "cost unknown: no price" if plan.llm.usd is None else f"${plan.llm.usd:.4f}"
+        repeated = f"{plan.llm.calls} calls with every repetition, {plan.llm.tokens} tokens"
+        lines.append(("at most", f"{plan.llm.questions} questions; {repeated}, {cost}"))
+    lines.append(("journal", _goes_on(plan)))
+    time_s = "" if plan.seconds is None else f"about {_clock(plan.seconds)} for the search, "
+    lines.append(("time", f"{time_s}{plan.seconds_by}"))
+    for name, text in lines:
+        console.print(Text(f"{name:11}  {text}"))
+    console.print("nothing was built, started, measured or asked")
+
+
+def _budget(plan: Plan) -> str:
+    budget = plan.budget
+    parts = [f"{plan.evaluations_left} of {budget.max_evaluations} evaluations to go"]
+    parts += [f"{budget.max_seconds:g} s"] if budget.max_seconds < math.inf else []
+    parts += [f"until {milliseconds(budget.target_ms)}"] if budget.target_ms else []
+    parts += [f"until {milliseconds(budget.roofline_ms)}, a share of the roofline"] if budget.roofline_ms else []
+    parts += [f"until {budget.no_progress} are without progress"] if budget.no_progress else []
+    return ", ".join(parts)
+
+
+def _goes_on(plan: Plan) -> str:
+    if plan.resumes is None:
+        return f"{plan.journal}; a new run"
+    run = plan.resumes
+    does = "goes on with" if plan.evaluations_left else "has nothing to add to"
+    known = f"{run.run_id} and its {run.evaluations} evaluations"
+    return f"{plan.journal}; {does} {known}, if the device and versions are still those: {run.device}"
+
+
 def print_checked(rows: Sequence[CheckRow], console: Console) -> None:
     """What cross-compiling told, one configuration on a line."""
+    header = ["registers", "spill B", "shared B", "TMEM", "occupancy", "compile s", CONFIGURATION]
     for target in dict.fromkeys(row.target for row in rows):
         mine = [row for row in rows if row.target == target]
         passed = sum(row.ok for row in mine)
-        table = Table(
-            title=f"{target}: {passed} of {len(mine)} compile and fit; nothing was timed", title_justify="left"
-        )
-        for name in ("registers", "spill B", "shared B", "TMEM", "occupancy", "compile s"):
-            table.add_column(name, justify="right")
-        table.add_column("configuration")
-        for row in mine:
-            numbers = [row.registers, row.spill_bytes, row.shared_bytes, row.tmem_columns]
-            shown = ["-" if n is None else str(n) for n in numbers]
-            occupancy, compile_s = row.facts.get("occupancy"), row.compile_s
-            shown.append(f"{occupancy:.2f}" if isinstance(occupancy, (int, float)) else "-")
-            shown.append("-" if compile_s is None else f"{compile_s:.1f}")
-            config = " ".join(f"{n}={v}" for n, v in row.config.items())
-            why = "" if row.ok else f"  {row.stage}: {_short(row.reason or '')}"
-            table.add_row(*shown, Text(config + why, style="" if row.ok else "yellow"))
-        console.print(table)
+        title = f"{target}: {passed} of {len(mine)} compile and fit; nothing was timed"
+        print_table(title, ["", *header], [_checked(i, row) for i, row in enumerate(mine, 1)], console)
+
+
+def _checked(number: int, row: CheckRow) -> list[str | Text]:
+    numbers = [row.registers, row.spill_bytes, row.shared_bytes, row.tmem_columns]
+    occupancy, compile_s = row.facts.get("occupancy"), row.compile_s
+    config = " ".join(f"{n}={v}" for n, v in row.config.items())
+    why = "" if row.ok else f"  {row.stage}: {_short(row.reason or '')}"
+    return [
+        str(number),
+        *("-" if n is None else str(n) for n in numbers),
+        f"{occupancy:.2f}" if isinstance(occupancy, (int, float)) else "-",
+        "-" if compile_s is None else f"{compile_s:.1f}",
+        Text(config + why, style="" if row.ok else "yellow"),
+    ]
 
 
 def milliseconds(value: float | None) -> str:
@@ -201,6 +299,20 @@ def usage_of(llm: Mapping[str, Any]) -> str:
     return f"{calls} calls, {llm['input_tokens'] + llm['output_tokens']} tokens, {cost}"
 
 
+def device_of(readings: Mapping[str, float | str]) -> str:
+    """``1980 MHz, 412 W, 61 °C, throttled: power cap``; empty where nothing was read."""
+    units = {
+        "clock_mhz": "{:.0f} MHz",
+        "power_w": "{:.0f} W",
+        "temperature_c": "{:.0f} °C",
+        "load_1min": "load {:.1f}",
+    }
+    parts = [text.format(readings[name]) for name, text in units.items() if name in readings]
+    if (why := readings.get("throttled", "no")) != "no":
+        parts.append(f"throttled: {why}")
+    return ", ".join(parts)
+
+
 def _counts(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{name} {n}" for name, n in counts.items())
 
@@ -208,6 +320,12 @@ def _counts(counts: Mapping[str, int]) -> str:
 def _short(reason: str, limit: int = 80) -> str:
     first = " ".join(reason.split())
     return first if len(first) <= limit else first[: limit - 1] + "…"
+
+
+def _eta(eta: Eta | None) -> str:
+    """When a budget will be spent, and which one unless it is that of evaluations."""
+    by = f" ({eta.by})" if eta and eta.by != "evaluations" else ""
+    return _clock(eta.seconds if eta else None) + by
 
 
 def _clock(seconds: float | None) -> str:

@@ -3,34 +3,23 @@
 from __future__ import annotations
 
 import math
-import re
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol, runtime_checkable
 
+from evotune.budget import Budget, Meter, log_variance
 from evotune.engine import Engine, Job, Outcome
 from evotune.evaluator import STATIC, Evaluator
 from evotune.interval import latency_ci95_ms, ratio_ci95
 from evotune.journal import Run
 from evotune.proposers import Feedback, Searcher
+from evotune.result import Result, commonest_reasons
 from evotune.space import Config
 from evotune.trial import Fidelity, Measurement, Trial
 
-# Standard deviation of log latency between two runs of one configuration, beyond what repetitions
-# within a run show. A replay has none: it would give the same number again.
-BETWEEN_RUNS = 0.01
 # A trial that was in flight when the tuner died is suspected of it; after this many it is left out.
 QUARANTINE_AFTER = 2
-
-
-@dataclass(frozen=True)
-class Budget:
-    """When to stop; whichever comes first. Trials of earlier calls of the same run count."""
-
-    max_evaluations: int
-    max_seconds: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -39,45 +28,6 @@ class Finals:
 
     count: int
     fidelity: Fidelity
-
-
-@dataclass(frozen=True)
-class Result:
-    """What a run found, in the shape of ``evotune run --json``; see the README for its fields."""
-
-    run_id: str
-    kernel: str
-    target: str
-    device: str
-    provenance: str
-    best: Mapping[str, Any] | None
-    default: Mapping[str, Any]
-    speedup: float | None
-    speedup_ci95: tuple[float, float] | None
-    evaluations: int
-    failures: Mapping[str, int]
-    proposals: Mapping[str, int]
-    llm: Mapping[str, Any]
-    stopped: str
-    seconds: float
-    journal: str
-    reasons: Sequence[tuple[str, int]] = field(default=(), repr=False)
-    """The commonest reasons of failure with their counts; not part of the JSON."""
-
-    def to_json(self) -> dict[str, Any]:
-        """The object that ``--json`` prints."""
-        out = asdict(self)
-        del out["reasons"]
-        if self.speedup_ci95 is not None:
-            out["speedup_ci95"] = list(self.speedup_ci95)
-        return out
-
-    @classmethod
-    def from_json(cls, recorded: Mapping[str, Any]) -> Result:
-        """The result that :meth:`to_json` described."""
-        interval = recorded["speedup_ci95"]
-        changed: dict[str, Any] = {"speedup_ci95": None if interval is None else tuple(interval)}
-        return cls(**{**recorded, **changed})
 
 
 @dataclass(frozen=True)
@@ -101,6 +51,16 @@ class Observer(Protocol):
 
     def on_note(self, text: str) -> None:
         """Something a person should know."""
+        ...
+
+
+@runtime_checkable
+class AsksModel(Protocol):
+    """A search that asks a model."""
+
+    @property
+    def model_state(self) -> str:
+        """What the model is doing, for a person."""
         ...
 
 
@@ -131,7 +91,7 @@ class Tuner:
         llm: Callable[[], Mapping[str, Any]],
         observers: Sequence[Observer] = (),
     ) -> None:
-        self.budget = budget
+        self.meter = Meter(budget, evaluator.fidelities[-1].rank)
         self.trials: list[Trial] = []
         self.incumbent: Trial | None = None
         self._searcher = searcher
@@ -143,9 +103,7 @@ class Tuner:
         self.llm = llm
         self._observers = observers
         self._flying: dict[int, Trial] = {}
-        self._started_s = time.monotonic()
         self._next_number = 0
-        self._restored = 0
 
     def tune(self) -> Result:
         """Run to the end of the budget, or to Ctrl-C, and report.
@@ -162,6 +120,8 @@ class Tuner:
             return known
         try:
             stopped = self._search(waiting)
+            for observer in self._observers:
+                observer.on_note(f"the search was stopped by {stopped}; finals")
             self._engine.cancel()
             result = self._conclude(stopped, self._hold_finals())
         except KeyboardInterrupt:
@@ -176,47 +136,45 @@ class Tuner:
         return result
 
     @property
-    def seconds(self) -> float:
-        """Since the tuner was made."""
-        return time.monotonic() - self._started_s
-
-    @property
     def default_ms(self) -> float | None:
         """Latency of the default configuration, None while it is not known."""
         default = self._default_trial()
         return default.latency_ms if default else None
 
-    def eta_s(self) -> float | None:
-        """Seconds until the budget is spent, as far as the pace so far tells; None at the start."""
-        done = len(self.trials) - self._restored
-        if not done:
-            return None
-        by_count = (self.budget.max_evaluations - len(self.trials)) * self.seconds / done
-        return max(0.0, min(by_count, self.budget.max_seconds - self.seconds))
+    @property
+    def best_ms(self) -> float | None:
+        """Latency of the incumbent, None while there is none."""
+        return self.incumbent.latency_ms if self.incumbent else None
+
+    @property
+    def speedup(self) -> float | None:
+        """Default / best so far, None while one of them is not known."""
+        default_ms, best_ms = self.default_ms, self.best_ms
+        return None if default_ms is None or best_ms is None else default_ms / best_ms
+
+    @property
+    def model_state(self) -> str:
+        """What the model is doing, for a person; empty without one."""
+        return self._searcher.model_state if isinstance(self._searcher, AsksModel) else ""
 
     # -- the line ---------------------------------------------------------------------------
 
     def _search(self, waiting: list[Trial]) -> str:
         """Keep the engine busy until a budget is spent; why it stopped."""
         while True:
-            stop = self._why_stop()
+            stop = self.meter.why_stop(len(self._flying))
             while stop is None and len(self._flying) < self._engine.slots:
                 trial = waiting.pop(0) if waiting else self._propose()
                 if trial is None:
                     stop = "exhausted"
                     break
                 self._dispatch(trial)
-                stop = self._why_stop()
+                stop = self.meter.why_stop(len(self._flying))
             if not self._flying:
                 assert stop is not None
                 return stop
             for outcome in self._engine.completed(timeout_s=0.2):
                 self._record(outcome)
-
-    def _why_stop(self) -> str | None:
-        if len(self.trials) + len(self._flying) >= self.budget.max_evaluations:
-            return "evaluations"
-        return "seconds" if self.seconds >= self.budget.max_seconds else None
 
     def _propose(self) -> Trial | None:
         candidate = self._searcher.ask([t.config for t in self._flying.values()])
@@ -245,6 +203,7 @@ class Tuner:
             self.incumbent = next(iter(self._ranked()), None)  # it failed when it was looked at closely
         if is_best := self._is_best(trial):
             self.incumbent = trial
+        self.meter.tell(trial)
         for observer in self._observers:
             observer.on_trial(trial, self, is_best=is_best)
 
@@ -280,7 +239,7 @@ class Tuner:
             self._next_number = max(self._next_number, trial.number + 1)
             self._learn(trial)
         self._observers = quiet
-        self._restored = len(self.trials)
+        self.meter.restored()
         waiting: list[Trial] = []
         for trial, attempts in self._run.interrupted():
             self._next_number = max(self._next_number, trial.number + 1)
@@ -356,7 +315,7 @@ class Tuner:
             proposals=dict(sorted(Counter(t.candidate.origin for t in self.trials).items())),
             llm=self.llm(),
             stopped=stopped,
-            seconds=round(self.seconds, 3),
+            seconds=round(self.meter.seconds, 3),
             journal=str(self._run.journal.path),
             reasons=commonest_reasons(self.trials),
         )
@@ -365,24 +324,11 @@ class Tuner:
         recorded = self._run.result()
         if recorded is None or recorded["stopped"] == "interrupted":
             return None
-        if recorded["evaluations"] < self.budget.max_evaluations and recorded["stopped"] != "exhausted":
+        has_more = recorded["evaluations"] < len(self.trials)  # cut off after it had gone on
+        if recorded["stopped"] != "exhausted" and (has_more or not self.meter.is_answered()):
             return None
         self._run.release()
         return replace(self.result_type.from_json(recorded), reasons=commonest_reasons(self.trials))
-
-
-def commonest_reasons(trials: Sequence[Trial], n: int = 3) -> tuple[tuple[str, int], ...]:
-    """The ``n`` commonest reasons of failure, each as it was first given, with how often; reasons that
-    differ only in their numbers are one."""
-    first: dict[str, str] = {}
-    counts: Counter[str] = Counter()
-    for trial in trials:
-        if trial.failure is not None:
-            text = f"{trial.failure.failed_stage}: {trial.failure.reason}"
-            kind = re.sub(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", "#", text)
-            first.setdefault(kind, text)
-            counts[kind] += 1
-    return tuple((first[kind], count) for kind, count in counts.most_common(n))
 
 
 def feedback_of(trial: Trial) -> Feedback:
@@ -391,9 +337,8 @@ def feedback_of(trial: Trial) -> Feedback:
     if best is None:
         reason = f"{failure.failed_stage}: {failure.reason}" if failure else "no measurement"
         return Feedback(trial.number, trial.candidate, None, failure=reason, cost_s=trial.cost_s)
-    variance = best.relative_error**2 + (BETWEEN_RUNS**2 if best.provenance == "measured" else 0.0)
     rank, loss = best.fidelity.rank, math.log(best.latency_ms)
-    return Feedback(trial.number, trial.candidate, loss, variance, rank, None, trial.cost_s, trial.facts)
+    return Feedback(trial.number, trial.candidate, loss, log_variance(best), rank, None, trial.cost_s, trial.facts)
 
 
 def _described(config: Config, measured: Measurement) -> dict[str, Any]:

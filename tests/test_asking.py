@@ -6,6 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from evotune.asking import LEFT_OUT, choose_model, open_model, open_prompts, usage
+from evotune.budget import Budget, Meter
 from evotune.errors import UsageError
 from evotune.journal import Journal, LlmCall
 from evotune.llm import Choice, Completion, MockProvider, Price, Usage
@@ -121,17 +122,18 @@ def test_a_key_file_of_the_settings_is_used_and_must_be_private(tmp_path):
 def test_what_a_model_costs_is_shown_while_a_run_goes_on(capsys):
     spent = {"calls": 3, "input_tokens": 900, "output_tokens": 100, "usd": 0.0125}
     tuner = SimpleNamespace(
-        incumbent=None,
+        best_ms=None,
+        speedup=None,
+        model_state="asked",
         trials=[],
-        budget=SimpleNamespace(max_evaluations=5),
-        eta_s=lambda: None,
+        meter=Meter(Budget(5), top_rank=1),
         default_ms=None,
         llm=lambda: spent,
     )
     terminal = Terminal()
     terminal._shown_s = float("-inf")
-    terminal.on_trial(SimpleNamespace(failure=None), tuner, is_best=False)
-    assert "3 calls, 1000 tokens, $0.0125" in capsys.readouterr().err
+    terminal.on_trial(SimpleNamespace(failure=None, measurements=()), tuner, is_best=False)
+    assert "model asked, 3 calls, 1000 tokens, $0.0125" in capsys.readouterr().err
     assert usage_of({**spent, "usd": None}) == "3 calls, 1000 tokens, cost unknown"
     assert usage_of({**spent, "calls": 0}) == ""
 

@@ -5,12 +5,13 @@ import pytest
 
 from evotune import MultiFidelityBayesianSearch
 from evotune.baselines import BASELINES
+from evotune.budget import Budget
 from evotune.engine import InlineEngine, LocalEngine
 from evotune.errors import DeviceError
 from evotune.journal import Journal
 from evotune.space import ConfigSpace
 from evotune.trial import Candidate, Fidelity, Measurement, Static, Trial
-from evotune.tuner import Budget, Finals, Result, Tuner, feedback_of
+from evotune.tuner import Finals, Result, Tuner, feedback_of
 from tests.toy import LADDER, SPACE, ULTRA, ToyEvaluator, latency_ms
 
 BEST = {"tile": 64, "unroll": 4, "layout": "nt", "stages": 2}

@@ -1,20 +1,27 @@
 """The command line, a module for each command. Results go to stdout, everything else to stderr.
 
 Exit codes: 0 found, 1 nothing valid found, 2 wrong use or configuration, 3 device or machine fault,
-130 interrupted (the same command resumes).
+130 interrupted (the same command resumes), 141 whoever read the output has gone.
 """
 
 from __future__ import annotations
 
+import errno
+import os
+import signal
 import sys
 
 import typer
 
-from evotune.cli import check, compare, record, run  # importing one registers its command
+# Importing one registers its command.
+from evotune.cli import check, compare, doctor, export, record, report, run, show
 from evotune.cli.app import FOUND, INTERRUPTED, MACHINE_FAULT, WRONG_USE, app, fail
 from evotune.errors import DeviceError, ProviderError, UsageError
 
-__all__ = ["app", "check", "compare", "main", "record", "run"]
+CLOSED_PIPE = 128 + signal.SIGPIPE  # as a shell tells it of any other program: evotune … | head -1
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
+
+__all__ = ["app", "check", "compare", "doctor", "export", "main", "record", "report", "run", "show"]
 
 
 def main() -> None:
@@ -22,6 +29,10 @@ def main() -> None:
     code: object = FOUND
     try:
         code = app(standalone_mode=False)
+        sys.stdout.flush()  # what cannot be written is found out here, not while the process ends
+    except BrokenPipeError:
+        _write_no_more()
+        sys.exit(CLOSED_PIPE)
     except UsageError as error:
         fail(str(error), WRONG_USE)
     except DeviceError as error:
@@ -30,6 +41,14 @@ def main() -> None:
         fail(str(error), WRONG_USE)
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted; the same command goes on from here", INTERRUPTED)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        _write_no_more()
+        fail(
+            f"the result cannot be written: {error.strerror}; free some space, and give the command again",
+            MACHINE_FAULT,
+        )
     except Exception as error:
         # Click's errors of wrong usage know how to show themselves; anything else is a bug.
         show = getattr(error, "show", None)
@@ -41,3 +60,13 @@ def main() -> None:
         sys.stderr.write("interrupted; the same command goes on from here\n")
     # Without its standalone mode, typer returns the code of a typer.Exit.
     sys.exit(code if isinstance(code, int) else FOUND)
+
+
+def _write_no_more() -> None:
+    """Let what is still buffered go nowhere: Python writes it when it ends, and would fail once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            os.dup2(nowhere, stream.fileno())

@@ -36,9 +36,9 @@ def _version(
 
 def stdout() -> Any:
     """A console for results."""
-    from rich.console import Console
+    from evotune.terminal import Output
 
-    return Console(highlight=False, soft_wrap=True)
+    return Output()
 
 
 def read_settings(path: Path | None, flags: dict[str, Any]) -> Settings:

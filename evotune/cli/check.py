@@ -7,14 +7,21 @@ from typing import Annotated
 
 import typer
 
+from evotune.cli import completing
 from evotune.cli.app import NOTHING_FOUND, app, log_to, stdout
 
 
 @app.command()
 def check(
-    kernel: Annotated[str, typer.Argument(help="A kernel file, or the name of a shipped one.")],
+    kernel: Annotated[
+        str,
+        typer.Argument(help="A kernel file, or the name of a shipped one.", autocompletion=completing.kernels),
+    ],
     *,
-    target: Annotated[list[str], typer.Option(help="h100, h200, b200; may be given several times.")],
+    target: Annotated[
+        list[str],
+        typer.Option(help="h100, h200, b200; may be given several times.", autocompletion=completing.gpus),
+    ],
     shape: Annotated[str | None, typer.Option(help="A named shape of the kernel.")] = None,
     samples: Annotated[int, typer.Option(min=0, help="Configurations besides the default.")] = 20,
     seed: Annotated[int, typer.Option(min=0, help="Fixes which are drawn.")] = 0,
@@ -23,8 +30,9 @@ def check(
     """Compile for GPUs that are not here.
 
     Real Triton to machine code; tells registers, spills and memory of each configuration. Nothing is timed.
+    Example:
 
-    evotune check kernels/attention.py --target h100 --target b200
+      evotune check kernels/attention.py --target h100 --target b200
     """
     from evotune import content
     from evotune.gpu.check import check as cross_compile

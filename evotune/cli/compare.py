@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from evotune.cli import completing
 from evotune.cli.app import INTERRUPTED, app, fail, log_to
 from evotune.errors import UsageError
 
@@ -17,13 +18,16 @@ if TYPE_CHECKING:
 
 @app.command()
 def compare(
-    spaces: Annotated[list[str], typer.Argument(help="Recordings, or `synthetic`.")],
+    spaces: Annotated[
+        list[str], typer.Argument(help="Recordings, or `synthetic`.", autocompletion=completing.spaces)
+    ],
     *,
     method: Annotated[
         list[str] | None,
         typer.Option(
             help="evotune, random, …, or evotune+RECORDING for a warm start; several times. If not given: evotune, "
-            "mfbo (with synthetic only), pattern, de, random, genetic, annealing."
+            "mfbo (with synthetic only), pattern, de, random, genetic, annealing.",
+            autocompletion=completing.methods,
         ),
     ] = None,
     budget: Annotated[int, typer.Option(min=1, help="Evaluations of each run.")] = 200,

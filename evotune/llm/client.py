@@ -82,6 +82,13 @@ class LlmClient(Generic[Tag]):
         """Prompts submitted whose replies :meth:`finished` has not returned yet."""
         return self._outstanding
 
+    @property
+    def state(self) -> str:
+        """``ready``, ``asked``, or why nobody is asked for now; for a person."""
+        if (state := self.policy.state) != "ok":
+            return state.replace("open for", "silent, asked again in")
+        return "asked" if self._outstanding else "ready"
+
     def submit(self, prompt: Prompt, tag: Tag, read: Read = lambda reply: reply) -> None:
         """Have a prompt asked; ``tag`` comes back with what ``read`` makes of the reply, in the thread that
         asked: to read an answer may take a second, too."""

@@ -142,6 +142,11 @@ class ModelProposer:
         found, self._fruitless = self._fruitless, 0
         return found
 
+    @property
+    def state(self) -> str:
+        """``left out``, or that of the client; for a person."""
+        return "left out" if self._is_over else self._client.state
+
     def retire(self, reason: str | None = None) -> None:
         """Ask no more and forget what is left; a reason is recorded, the first time."""
         if not self._is_over and reason is not None:

@@ -99,6 +99,11 @@ class Portfolio:
         """Whether every legal configuration has been proposed."""
         return len(self._seen) >= self._space.cardinality
 
+    @property
+    def model_state(self) -> str:
+        """What the model is doing; empty without one."""
+        return self._model.state if self._model else ""
+
     def ask(self, pending: Sequence[Config]) -> Candidate | None:
         """The next candidate to evaluate, or None if there is nothing left.
 

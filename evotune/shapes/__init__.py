@@ -17,7 +17,7 @@ Whatever a program computed, what is kept of it is its configuration for each sh
 rule. Nothing that a model wrote reaches another prompt, or the file that is exported.
 """
 
-from evotune.shapes.session import find_shapes, tune_shapes
+from evotune.shapes.session import describe, find_shapes, known_as, tune_shapes
 from evotune.shapes.tuner import ShapesResult
 
-__all__ = ["ShapesResult", "find_shapes", "tune_shapes"]
+__all__ = ["ShapesResult", "describe", "find_shapes", "known_as", "tune_shapes"]

@@ -95,6 +95,11 @@ class ProgramModel:
         """Forget what was offered: newer answers are needed."""
         self._waiting = []
 
+    @property
+    def state(self) -> str:
+        """``left out``, or that of the client; for a person."""
+        return "left out" if self._is_over else self._line.client.state
+
     def retire(self, reason: str | None = None) -> None:
         """Ask no more and forget what is left; a reason is recorded, the first time."""
         if not self._is_over and reason is not None:

@@ -51,6 +51,11 @@ class Author(Protocol):
 
     origin: Origin
 
+    @property
+    def state(self) -> str:
+        """What it is doing, for a person."""
+        ...
+
     def ask(self) -> list[Program]:
         """Those that are at hand."""
         ...
@@ -109,6 +114,11 @@ class ProgramSearch:
         self._begun: dict[str, tuple[Program, Origin]] = {}
         self._texts: set[str] = set()
         self._latest: Feedback | None = None
+
+    @property
+    def model_state(self) -> str:
+        """What the model is doing; empty without one."""
+        return self._author.state if self._author else ""
 
     def ask(self, pending: Sequence[Config]) -> Candidate | None:
         """A pair that was never asked for, None if there is none left."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
@@ -12,12 +11,13 @@ from typing import Any
 
 from evotune import content
 from evotune.asking import LEFT_OUT, Line, choose_model, open_line, usage
+from evotune.budget import Budget
 from evotune.errors import UsageError, nearest
 from evotune.evaluator import Evaluator
 from evotune.journal import Journal, Run
 from evotune.kernel import load_kernel
 from evotune.program import Sandbox
-from evotune.session import make_surrogate, open_engine, start_points
+from evotune.session import make_surrogate, measured_with, open_engine, start_points
 from evotune.settings import Settings
 from evotune.shapes.evaluator import ShapesEvaluator
 from evotune.shapes.model import ProgramModel, configs_of
@@ -27,7 +27,7 @@ from evotune.shapes.tuner import ShapesResult, ShapesTuner
 from evotune.space import Config
 from evotune.subject import Subject, find_subject
 from evotune.trial import Origin
-from evotune.tuner import Budget, Finals, Observer
+from evotune.tuner import Finals, Observer
 
 # The best rule is found among all sets of shapes that tests can cut out: 4096 at most.
 MAX_SHAPES = 12
@@ -63,12 +63,20 @@ def _check_settings(settings: Settings, names: Sequence[str]) -> None:
     wrong = [f"found {len(names)}; give 2 to {MAX_SHAPES} names"] if not 2 <= len(names) <= MAX_SHAPES else []
     if run.max_evaluations < len(names):
         wrong.append(f"--max-evaluations {run.max_evaluations} is not one for each; give 30 times as many")
+    if run.gpus != 1:
+        wrong.append(f"--gpus {run.gpus} is for one shape: here each has a process on the same GPU; leave it out")
     if run.shape is not None:
         wrong.append("--shape is given too; give one of the two")
     if run.search != "evotune":
         wrong.append(f"search {run.search!r} knows one shape; leave --search out")
     if run.warm_start is not None:
         wrong.append("it takes no --warm-start: the shapes teach each other")
+    one_shape = {
+        "--target-latency-ms": run.target_latency_ms,
+        "--roofline-share": run.roofline_share,
+        "--no-progress": run.no_progress,
+    }
+    wrong += [f"{flag} is for one shape; leave it out" for flag, value in one_shape.items() if value is not None]
     if settings.prompt.folder is not None:
         wrong.append("--prompts replaces the prompts for one shape; leave it out")
     if wrong:
@@ -102,10 +110,8 @@ def tune_shapes(
         observer.on_note(f"device {evaluator.device.name}")
         observer.on_note(f"model {choice.reason}")
         journal = stack.enter_context(Journal(Path(settings.run.journal)))
-        # Under a name of its own: its trials are no trials of the kernel at one shape.
-        known_as = f"{first.name} ({', '.join(subjects)})"
-        description = _description(subjects, evaluator, settings)
-        run = journal.open_run(known_as, first.source_hash, description, fresh=fresh)
+        description = {**describe(subjects, settings), **measured_with(evaluator)}
+        run = journal.open_run(known_as(subjects), first.source_hash, description, fresh=fresh)
         if run.replaces_edited:
             observer.on_note(f"{first.name} has changed since its last run in this journal: a new run begins")
         engine = open_engine(first, evaluator)
@@ -125,7 +131,7 @@ def tune_shapes(
             engine,
             evaluator,
             run,
-            budget=Budget(settings.run.max_evaluations, settings.run.max_seconds or math.inf),
+            budget=Budget.of(settings.run, None, first.target),
             finals=Finals(settings.measure.finalists, first.finals),
             names={"kernel": first.name, "target": first.target},
             llm=lambda: usage(run, choice),
@@ -174,13 +180,16 @@ def _reader(
     return lambda text: configs_of(text, table.shapes, sandbox())
 
 
-def _description(subjects: Mapping[str, Subject], evaluator: ShapesEvaluator, settings: Settings) -> dict[str, Any]:
-    """All that a result depends on beside the kernel's text: another value is another run."""
+def known_as(subjects: Mapping[str, Subject]) -> str:
+    """The name of a run in the journal: its trials are no trials of the kernel at one shape."""
+    return f"{next(iter(subjects.values())).name} ({', '.join(subjects)})"
+
+
+def describe(subjects: Mapping[str, Subject], settings: Settings) -> dict[str, Any]:
+    """As :func:`evotune.session.describe`, of several shapes."""
     return {
         "shapes": {name: dict(subject.story.problem) for name, subject in subjects.items()},
         "target": next(iter(subjects.values())).target,
-        "device": evaluator.device.name,
-        "versions": dict(evaluator.device.versions),
         "search": settings.run.search,
         "seed": settings.run.seed,
         "settings": settings.changed(),

@@ -6,35 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from evotune.interval import verdict
-from evotune.shapes.tuner import ShapesResult, ShapesTuner
-from evotune.terminal import Terminal, milliseconds, print_end
-from evotune.tuner import Tuner
+from evotune.progress import Progress
+from evotune.shapes.tuner import ShapesResult
+from evotune.terminal import Terminal, milliseconds, print_end, print_table
 
 
 class ShapesTerminal(Terminal):
     """Shows how many times as fast as the defaults the best program is, instead of one latency."""
 
-    def _best(self, tuner: Tuner) -> str:
-        gain = tuner.gain() if isinstance(tuner, ShapesTuner) else None
-        return "no valid program yet" if gain is None else f"program {gain:.2f}x"
+    def _best(self, progress: Progress) -> str:
+        return "no valid program yet" if progress.speedup is None else f"program {progress.speedup:.2f}x"
 
 
 def print_shapes(result: ShapesResult, console: Console) -> None:
     """A row per shape, geometric means in the last, and the program."""
-    table = Table(title=f"{result.kernel} on {result.device} ({result.provenance})", title_justify="left")
-    table.add_column("shape")
-    for name in ("default", "single", "program", "speed-up"):
-        table.add_column(name, justify="right")
-    for row in result.shapes:
-        table.add_row(*_cells(row))
     mean_ms = [found["latency_ms"] if found else None for found in (result.default, result.single, result.best)]
     speedup = "-" if result.speedup is None else f"{result.speedup:.3f}x"
-    table.add_row("mean", *map(milliseconds, mean_ms), speedup, style="bold")
-    console.print(table)
+    means = [Text(cell, style="bold") for cell in ("mean", *map(milliseconds, mean_ms), speedup)]
+    title = f"{result.kernel} on {result.device} ({result.provenance})"
+    header = ["shape", "default", "single", "program", "speed-up"]
+    print_table(title, header, [*map(_cells, result.shapes), means], console)
     if result.speedup is not None and result.speedup_ci95 is not None:
         console.print(_sentence("the defaults", result.speedup, result.speedup_ci95))
     if result.single is not None:

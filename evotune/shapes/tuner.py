@@ -8,15 +8,17 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from evotune.budget import Budget
 from evotune.engine import Engine
 from evotune.evaluator import Evaluator
 from evotune.interval import Z95, latency_ci95_ms, ratio_ci95
 from evotune.journal import Run
+from evotune.result import Result, commonest_reasons
 from evotune.shapes.search import ProgramSearch
 from evotune.shapes.table import ONE_LEAF, PRICE, Program, Table
 from evotune.space import Config
 from evotune.trial import Measurement, Trial
-from evotune.tuner import Budget, Finals, Observer, Podium, Result, Tuner, commonest_reasons
+from evotune.tuner import Finals, Observer, Podium, Tuner
 
 Ratio = tuple[float, tuple[float, float]]
 """How many times as fast, and its 95 % interval."""
@@ -76,7 +78,13 @@ class ShapesTuner(Tuner):
         default = self._trial(shape, self.table.shapes[shape].space.default)
         return default.latency_ms if default else None
 
-    def gain(self) -> float | None:
+    @property
+    def best_ms(self) -> float | None:
+        """None: shapes have one each."""
+        return None
+
+    @property
+    def speedup(self) -> float | None:
         """Geometric mean of how many times as fast as the defaults the best program is so far."""
         defaults = self.table.program([s.space.default for s in self.table.shapes])
         best, program = self.table.cost(defaults, 0.0), self.table.elite()
@@ -155,7 +163,7 @@ class ShapesTuner(Tuner):
             proposals=dict(sorted(Counter(t.candidate.origin for t in self.trials).items())),
             llm=self.llm(),
             stopped=stopped,
-            seconds=round(self.seconds, 3),
+            seconds=round(self.meter.seconds, 3),
             journal=str(self._run.journal.path),
             reasons=commonest_reasons(self.trials),
             program=program.text if program else None,

@@ -1,0 +1,64 @@
+"""What a run found, as it is reported, recorded and printed."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from evotune.trial import Trial
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found, in the shape of ``evotune run --json``; see the README for its fields."""
+
+    run_id: str
+    kernel: str
+    target: str
+    device: str
+    provenance: str
+    best: Mapping[str, Any] | None
+    default: Mapping[str, Any]
+    speedup: float | None
+    speedup_ci95: tuple[float, float] | None
+    evaluations: int
+    failures: Mapping[str, int]
+    proposals: Mapping[str, int]
+    llm: Mapping[str, Any]
+    stopped: str
+    seconds: float
+    journal: str
+    reasons: Sequence[tuple[str, int]] = field(default=(), repr=False)
+    """The commonest reasons of failure with their counts; not part of the JSON."""
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--json`` prints."""
+        out = asdict(self)
+        del out["reasons"]
+        if self.speedup_ci95 is not None:
+            out["speedup_ci95"] = list(self.speedup_ci95)
+        return out
+
+    @classmethod
+    def from_json(cls, recorded: Mapping[str, Any]) -> Result:
+        """The result that :meth:`to_json` described."""
+        interval = recorded["speedup_ci95"]
+        changed: dict[str, Any] = {"speedup_ci95": None if interval is None else tuple(interval)}
+        return cls(**{**recorded, **changed})
+
+
+def commonest_reasons(trials: Sequence[Trial], n: int = 3) -> tuple[tuple[str, int], ...]:
+    """The ``n`` commonest reasons of failure, each as it was first given, with how often; reasons that
+    differ only in their numbers are one."""
+    first: dict[str, str] = {}
+    counts: Counter[str] = Counter()
+    for trial in trials:
+        if trial.failure is not None:
+            text = f"{trial.failure.failed_stage}: {trial.failure.reason}"
+            kind = re.sub(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", "#", text)
+            first.setdefault(kind, text)
+            counts[kind] += 1
+    return tuple((first[kind], count) for kind, count in counts.most_common(n))
