@@ -124,6 +124,7 @@ def sweep(args: argparse.Namespace) -> Iterator[str]:
             yield from (f"| | | | | | | {text} | |" for text in wrong)
     yield "\nFailures of the compiler, which are no limit of the hardware:\n"
     yield from (f"- {n} x {text}" for text, n in failures.most_common(8))
+    yield ""
 
 
 def _swept(
@@ -143,7 +144,7 @@ def _swept(
             is_right = _is_sound(found.reason, target)
         else:
             counts["fail"] += 1
-            failures[_kind(f"{target.name}, {found.stage}: {found.reason}")] += 1
+            failures[f"{target.name}, {_kind(f'{found.stage}: {found.reason}')}"] += 1
             continue
         if not is_right:
             wrong.append(f"{dict(config)}: {found}")
