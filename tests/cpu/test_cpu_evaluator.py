@@ -401,7 +401,10 @@ def test_closing_during_a_compile_leaves_no_file_and_no_process(
         cpu.measure(config(), LOW)
 
 
-def test_ctrl_c_while_measuring_leaves_no_file_and_no_process(kernel: LoadedKernel) -> None:
+def test_ctrl_c_while_measuring_leaves_no_file_and_no_process(
+    kernel: LoadedKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # others leave files in the common one
     before = leftovers(set())
     with CpuEvaluator(kernel, kernel.problem(None, "cpu"), fidelities=[LOW]) as cpu:
         pid = worker_pid(cpu)
