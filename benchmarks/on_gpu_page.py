@@ -38,6 +38,17 @@ def _head(state: Mapping[str, Any]) -> Iterator[str]:
     yield ""
 
 
+def _doctor(state: Mapping[str, Any]) -> Iterator[str]:
+    for _, found in _results(state, "doctor"):
+        doubts = [c for c in found["checks"] if c["status"] != "ok"]
+        if not doubts:
+            yield "`evotune doctor` finds nothing wrong."
+            yield ""
+        for check in doubts:
+            yield f"- {check['status']}: {check['name']}: {check['found']}"
+        yield ""
+
+
 def _gains(state: Mapping[str, Any]) -> Iterator[str]:
     rows = list(_results(state, "gain/"))
     if not rows:
