@@ -12,9 +12,8 @@ EXPECTED = {"vector_add": "450–500 → 550–600 GB/s", "attention": "40–50 
 
 def page(state: Mapping[str, Any]) -> str:
     """All steps, those that are done with their figures."""
-    return "\n".join(
-        [*_head(state), *_gains(state), *_study(state), *_peers(state), *_recordings(state), *_steps(state)]
-    )
+    parts = (_head, _doctor, _gains, _study, _peers, _recordings, _steps)
+    return "\n".join(line for part in parts for line in part(state))
 
 
 def _results(state: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, Any]]:
