@@ -17,52 +17,27 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any
 
 from evotune.errors import UsageError
 from evotune.process.owner import is_alive, me
-from evotune.space import Config, Value
-from evotune.trial import Candidate, Fidelity, Measurement, Origin, Static, Trial
-
-SCHEMA_VERSION = 2
-_SCHEMA = """
-CREATE TABLE run (
-    id TEXT PRIMARY KEY, key TEXT NOT NULL, created_s REAL NOT NULL, kernel TEXT NOT NULL,
-    source_hash TEXT NOT NULL, description TEXT NOT NULL, owner TEXT, stopped TEXT, result TEXT
-);
-CREATE INDEX run_by_key ON run (key, created_s);
-CREATE TABLE trial (
-    run TEXT NOT NULL REFERENCES run, number INTEGER NOT NULL, origin TEXT NOT NULL, parent INTEGER,
-    program TEXT NOT NULL, config TEXT NOT NULL, compile_s REAL, facts TEXT, done_order INTEGER,
-    done_s REAL, fidelity_rank INTEGER,
-    PRIMARY KEY (run, number)
-);
-CREATE TABLE attempt (run TEXT NOT NULL, trial INTEGER NOT NULL, pid INTEGER NOT NULL, started_s REAL NOT NULL);
-CREATE INDEX attempt_by_trial ON attempt (run, trial);
-CREATE TABLE measurement (
-    run TEXT NOT NULL, trial INTEGER NOT NULL, rank INTEGER NOT NULL, fidelity TEXT NOT NULL,
-    reps INTEGER NOT NULL, provenance TEXT NOT NULL, samples_ms TEXT NOT NULL, failed_stage TEXT,
-    reason TEXT, rel_sem REAL, context TEXT NOT NULL
-);
-CREATE INDEX measurement_by_trial ON measurement (run, trial);
-CREATE TABLE rejection (
-    run TEXT NOT NULL, origin TEXT NOT NULL, stage TEXT NOT NULL, reason TEXT NOT NULL, at_s REAL NOT NULL
-);
-CREATE TABLE llm_call (
-    run TEXT NOT NULL, provider TEXT NOT NULL, model TEXT NOT NULL, input_tokens INTEGER, output_tokens INTEGER,
-    usd REAL, seconds REAL, error TEXT, at_s REAL NOT NULL, spent_tokens INTEGER, spent_usd REAL
-);
-CREATE TABLE offer (run TEXT NOT NULL, parent INTEGER, config TEXT NOT NULL);
-CREATE TABLE note (run TEXT NOT NULL, kind TEXT NOT NULL, text TEXT NOT NULL, at_s REAL NOT NULL);
-"""
-# What brings a file of the first version to this one; its trials all climbed.
-_UPGRADE = (
-    "ALTER TABLE trial ADD COLUMN fidelity_rank INTEGER",
-    "ALTER TABLE llm_call ADD COLUMN spent_tokens INTEGER",
-    "ALTER TABLE llm_call ADD COLUMN spent_usd REAL",
-    *(s for s in _SCHEMA.split(";") if "TABLE offer" in s or "TABLE note" in s),
+from evotune.rows import (
+    INDEXES,
+    SCHEMA,
+    SCHEMA_VERSION,
+    UPGRADE,
+    candidate_of,
+    measurement_of,
+    origin_of,
+    row_of,
+    to_text,
 )
-# Columns of a trial that make up its candidate, in the order of :func:`_candidate`.
+from evotune.space import Config
+from evotune.trial import Measurement, Origin, Static, Trial
+
+BUSY_S = 10.0  # for which another process may hold the file
+_LOOK = "SELECT user_version, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_user_version"
+# Columns of a trial that make up its candidate, in the order of :func:`candidate_of`.
 _CANDIDATE = "origin, parent, program, config, fidelity_rank"
 
 
@@ -104,7 +79,7 @@ class Journal:
         self.path = path
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._db = sqlite3.connect(path, timeout=10.0, isolation_level=None, check_same_thread=False)
+            self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise UsageError(_unusable(path, error)) from None
         try:
@@ -121,24 +96,33 @@ class Journal:
 
     def _prepare(self) -> int:
         """The schema version of the file, after creating the tables of an empty one."""
-        # Read first: a file that is not ours must not even change its journal mode.
-        found = int(self._db.execute("PRAGMA user_version").fetchone()[0])
-        is_empty = not self._db.execute("SELECT name FROM sqlite_master").fetchall()
-        if found not in (0, 1, SCHEMA_VERSION) or (found == 0 and not is_empty):
-            return found
-        self._db.execute("PRAGMA journal_mode=WAL")
+        # Read first, and at one moment: a file that is not ours must not even change its journal mode.
+        found, tables = self._insist(_LOOK).fetchone()
+        if found not in (0, 1, SCHEMA_VERSION) or (found == 0 and tables):
+            return int(found)
+        self._insist("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
-        if found == 0:
+        if found != SCHEMA_VERSION:
             with self._transaction():
-                for statement in filter(str.strip, _SCHEMA.split(";")):
+                found, _ = self._db.execute(_LOOK).fetchone()  # another tuner may have come first
+                missing = () if found == SCHEMA_VERSION else UPGRADE if found else SCHEMA.split(";")
+                for statement in filter(str.strip, missing):
                     self._db.execute(statement)
                 self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
-        elif found != SCHEMA_VERSION:
-            with self._transaction():
-                for statement in _UPGRADE:
-                    self._db.execute(statement)
-                self._db.execute(f"PRAGMA user_version={SCHEMA_VERSION}")
+        for statement in INDEXES:
+            self._insist(statement)
         return SCHEMA_VERSION
+
+    def _insist(self, statement: str) -> sqlite3.Cursor:
+        """Execute as soon as no other tuner is in the way: for some locks SQLite itself does not wait."""
+        end_s = time.monotonic() + BUSY_S
+        while True:
+            try:
+                return self._db.execute(statement)
+            except sqlite3.OperationalError as error:
+                if "locked" not in str(error) or time.monotonic() > end_s:
+                    raise
+                time.sleep(0.01)
 
     def __enter__(self) -> Journal:
         return self
@@ -152,7 +136,7 @@ class Journal:
 
     def runs(self) -> list[str]:
         """Run ids, oldest first."""
-        return [r[0] for r in self._db.execute("SELECT id FROM run ORDER BY created_s")]
+        return [r[0] for r in self._db.execute("SELECT id FROM run ORDER BY rowid")]
 
     def open_run(
         self, kernel: str, source_hash: str, description: Mapping[str, Any], *, fresh: bool = False
@@ -168,28 +152,24 @@ class Journal:
         Raises:
             UsageError: Another living process is working on that run.
         """
-        try:
-            return self._open_run(kernel, source_hash, description, fresh=fresh)
-        except sqlite3.Error as error:
-            raise UsageError(_unusable(self.path, error)) from None
+        text = json.dumps(description, sort_keys=True)
+        with self.legible():
+            return self._open_run(kernel, source_hash, text, fresh=fresh)
 
     def has_runs_with(self, entry: str, kernel: str, but: str) -> bool:
         """Whether another run of a kernel has an entry in its description."""
         runs = self.read("SELECT id, kernel, description FROM run")
         return any(k == kernel and i != but and entry in json.loads(text) for i, k, text in runs)
 
-    def _open_run(self, kernel: str, source_hash: str, description: Mapping[str, Any], *, fresh: bool) -> Run:
-        text = json.dumps(description, sort_keys=True)
+    def _open_run(self, kernel: str, source_hash: str, text: str, *, fresh: bool) -> Run:
         key = sha256(f"{kernel}\n{source_hash}\n{text}".encode()).hexdigest()
-        row = None
-        if not fresh:
-            row = self._db.execute("SELECT id FROM run WHERE key=? ORDER BY created_s DESC", (key,)).fetchone()
+        # The latest by its place, not by its time: a clock may have jumped backwards.
+        latest = "SELECT {} FROM run WHERE {}=? ORDER BY rowid DESC LIMIT 1"
+        known = [] if fresh else self.read(latest.format("id", "key"), key)
         edited = False
-        if row is None:
-            older = self._db.execute(
-                "SELECT source_hash FROM run WHERE kernel=? ORDER BY created_s DESC", (kernel,)
-            )
-            edited = (previous := older.fetchone()) is not None and previous[0] != source_hash
+        if not known:
+            older = self.read(latest.format("source_hash", "kernel"), kernel)
+            edited = bool(older) and older[0][0] != source_hash
             run_id = f"r-{uuid.uuid4().hex[:8]}"
             with self._transaction():
                 self._db.execute(
@@ -197,9 +177,9 @@ class Journal:
                     (run_id, key, time.time(), kernel, source_hash, text),
                 )
         else:
-            run_id = str(row[0])
+            run_id = str(known[0][0])
         self._claim(run_id)
-        return Run(self, run_id, is_new=row is None, replaces_edited=edited)
+        return Run(self, run_id, is_new=not known, replaces_edited=edited)
 
     def _claim(self, run_id: str) -> None:
         with self._transaction():
@@ -237,8 +217,25 @@ class Journal:
             ) from None
 
     def read(self, statement: str, *values: Any) -> list[tuple[Any, ...]]:
-        """Rows of a query."""
-        return self._db.execute(statement, values).fetchall()
+        """Rows of a query.
+
+        Raises:
+            UsageError: The file is damaged or has become unreadable.
+        """
+        with self.legible():
+            return self._db.execute(statement, values).fetchall()
+
+    @contextmanager
+    def legible(self) -> Generator[None]:
+        """Says of an error that comes from the content of the file that it does."""
+        try:
+            yield
+        except UsageError:
+            raise
+        except sqlite3.Error as error:
+            raise UsageError(_unusable(self.path, error)) from None
+        except (ValueError, TypeError) as error:
+            raise UsageError(_unusable(self.path, f"it is damaged ({error})")) from None
 
 
 class Run:
@@ -254,23 +251,28 @@ class Run:
         self._done = int(journal.read(query, run_id)[0][0])
 
     def __iter__(self) -> Iterator[Trial]:
+        with self.journal.legible():
+            trials = list(self._trials())
+        yield from trials
+
+    def _trials(self) -> Iterator[Trial]:
         by_trial: dict[int, list[Measurement]] = {}
         columns = "trial, rank, fidelity, reps, provenance, samples_ms, failed_stage, reason, rel_sem, context"
         query = f"SELECT {columns} FROM measurement WHERE run=? ORDER BY rowid"
         for number, *rest in self.journal.read(query, self.id):
-            by_trial.setdefault(number, []).append(_measurement(*rest))
+            by_trial.setdefault(number, []).append(measurement_of(*rest))
         for number, compile_s, facts, *proposed in self.journal.read(
             f"SELECT number, compile_s, facts, {_CANDIDATE} FROM trial "
             "WHERE run=? AND done_order IS NOT NULL ORDER BY done_order",
             self.id,
         ):
             static = None if compile_s is None else Static(compile_s, json.loads(facts))
-            yield Trial(number, _candidate(*proposed), tuple(by_trial.get(number, ())), static)
+            yield Trial(number, candidate_of(*proposed), tuple(by_trial.get(number, ())), static)
 
     def begin(self, trial: Trial) -> None:
         """Commit the intent to evaluate a trial; call before it is dispatched."""
         candidate = trial.candidate
-        proposed = (candidate.program, _json(trial.config), candidate.fidelity_rank)
+        proposed = (candidate.program, to_text(trial.config), candidate.fidelity_rank)
         row = (self.id, trial.number, candidate.origin, candidate.parent, *proposed)
         self.journal.write(
             f"INSERT OR IGNORE INTO trial (run, number, {_CANDIDATE}) VALUES (?,?,?,?,?,?,?)",
@@ -281,21 +283,21 @@ class Run:
     def append(self, trial: Trial) -> None:
         """Commit a trial's outcome; call before the search learns from it."""
         compile_s = trial.static.compile_s if trial.static else None
-        facts = _json(trial.static.facts) if trial.static else None
+        facts = to_text(trial.static.facts) if trial.static else None
         done = (compile_s, facts, self._done, time.time(), self.id, trial.number)
         self.journal.write(
             "UPDATE trial SET compile_s=?, facts=?, done_order=?, done_s=? WHERE run=? AND number=?",
             [done],
             (
                 "INSERT INTO measurement VALUES (?,?,?,?,?,?,?,?,?,?,?)",
-                [_row(self.id, trial.number, m) for m in trial.measurements],
+                [row_of(self.id, trial.number, m) for m in trial.measurements],
             ),
         )
         self._done += 1
 
     def append_measurements(self, measured: Mapping[int, Measurement]) -> None:
         """Commit further measurements of finished trials: the finals."""
-        rows = [_row(self.id, number, m) for number, m in measured.items()]
+        rows = [row_of(self.id, number, m) for number, m in measured.items()]
         self.journal.write("INSERT INTO measurement VALUES (?,?,?,?,?,?,?,?,?,?,?)", rows)
 
     def reject(self, rejections: list[Rejection]) -> None:
@@ -311,7 +313,7 @@ class Run:
 
     def offer(self, configs: Iterable[Config], parent: int | None) -> None:
         """Commit configurations that a model was paid for, before any of them becomes a trial."""
-        rows = [(self.id, parent, _json(dict(config))) for config in configs]
+        rows = [(self.id, parent, to_text(dict(config))) for config in configs]
         self.journal.write("INSERT INTO offer VALUES (?,?,?)", rows)
 
     def offers(self) -> list[tuple[Config, int | None]]:
@@ -331,7 +333,7 @@ class Run:
     def rejections(self) -> list[Rejection]:
         """Candidates that never became trials, oldest first."""
         rows = self.journal.read("SELECT origin, stage, reason FROM rejection WHERE run=? ORDER BY rowid", self.id)
-        return [Rejection(_origin(origin), stage, reason) for origin, stage, reason in rows]
+        return [Rejection(origin_of(origin), stage, reason) for origin, stage, reason in rows]
 
     def calls(self) -> list[LlmCall]:
         """Calls of models, oldest first."""
@@ -346,7 +348,8 @@ class Run:
             f"{_CANDIDATE} FROM trial WHERE run=? AND done_order IS NULL ORDER BY number",
             self.id,
         )
-        return [(Trial(number, _candidate(*proposed)), attempts) for number, attempts, *proposed in rows]
+        with self.journal.legible():
+            return [(Trial(number, candidate_of(*proposed)), attempts) for number, attempts, *proposed in rows]
 
     def withdraw(self, numbers: Iterable[int]) -> None:
         """Take back attempts that were cancelled on purpose, so that they are no one's fault."""
@@ -359,7 +362,7 @@ class Run:
 
     def finish(self, stopped: str, result: Mapping[str, Any]) -> None:
         """Commit why the run ended and what it found, and let go of it."""
-        row = (stopped, _json(result), self.id)
+        row = (stopped, to_text(result), self.id)
         self.journal.write("UPDATE run SET stopped=?, result=?, owner=NULL WHERE id=?", [row])
 
     def release(self) -> None:
@@ -367,32 +370,5 @@ class Run:
         self.journal.write("UPDATE run SET owner=NULL WHERE id=? AND owner=?", [(self.id, me())])
 
 
-def _unusable(path: Path, error: Exception) -> str:
+def _unusable(path: Path, error: Exception | str) -> str:
     return f"journal {path} cannot be used: {error}; give another file with --journal PATH"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, sort_keys=False)
-
-
-def _origin(text: str) -> Origin:
-    assert text in get_args(Origin)
-    return cast(Origin, text)
-
-
-def _candidate(origin: str, parent: int | None, program: str, config: str, rank: int | None) -> Candidate:
-    decoded: dict[str, Value] = json.loads(config)
-    return Candidate(decoded, program, _origin(origin), parent, rank)
-
-
-def _row(run: str, number: int, m: Measurement) -> tuple[Any, ...]:
-    f = m.fidelity
-    timing = (m.provenance, _json(m.samples_ms), m.failed_stage, m.reason, m.rel_sem, _json(dict(m.context)))
-    return (run, number, f.rank, f.name, f.reps, *timing)
-
-
-def _measurement(*row: Any) -> Measurement:
-    rank, name, reps, provenance, samples_ms, failed_stage, reason, rel_sem, context = row
-    samples = tuple(json.loads(samples_ms))
-    fidelity = Fidelity(rank, name, reps)
-    return Measurement(fidelity, provenance, samples, failed_stage, reason, rel_sem, json.loads(context))

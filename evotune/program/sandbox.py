@@ -29,8 +29,11 @@ PROGRAM_BYTES = 32 << 10
 ANSWER_S = 60.0
 
 _DEFINITION = re.compile(r"^def[ \t]+get_kernel_config[ \t]*\([ \t]*(\)?)", re.MULTILINE)
-# Characters that make a program look different from what it is: controls, zero-width, direction.
-_DECEPTIVE = re.compile("[\x00-\x08\x0e-\x1f\x7f\u0085\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff]")
+# Characters that make a program look different from what it is: controls, zero-width, direction, tags.
+_DECEPTIVE = re.compile(
+    "[\x00-\x08\x0e-\x1f\x7f\u0085\u00ad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ud800-\udfff\U000e0000-\U000e007f]"
+)
 
 _log = logging.getLogger(__name__)
 
