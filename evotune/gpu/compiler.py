@@ -188,8 +188,10 @@ def require_triton() -> None:
 
 @lru_cache(maxsize=1)
 def compiler_versions() -> dict[str, str]:
-    """Versions of all that turns Triton into machine code, found without importing it."""
-    versions = {"triton": importlib.metadata.version("triton"), "python": sys.version.split()[0]}
+    """Versions of all that turns Triton, or Helion, into machine code, found without importing it."""
+    packages = [name for name in ("triton", "torch", "helion") if importlib.util.find_spec(name)]
+    versions = {name: importlib.metadata.version(name) for name in packages}
+    versions["python"] = sys.version.split()[0]
     spec = importlib.util.find_spec("triton")
     assert spec is not None
     assert spec.origin is not None

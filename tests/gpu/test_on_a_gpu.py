@@ -94,6 +94,8 @@ def test_what_does_twenty_times_the_work_loses_in_alternating_rounds(evaluator: 
 @pytest.mark.gpu
 @pytest.mark.parametrize("name", KERNELS)
 def test_the_default_of_a_shipped_kernel_is_right_at_every_shape(name: str) -> None:
+    if name.startswith("helion_"):
+        pytest.importorskip("helion", reason="helion is not installed", exc_type=ImportError)
     kernel = load_kernel(ROOT / "kernels" / f"{name}.py")
     for shape, problem in kernel.definition.shapes.items():
         if kernel.definition.flops(problem) > 2e11:

@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import import_module
 from pathlib import Path
 from random import Random
@@ -59,9 +59,14 @@ def mend_the_interpreter() -> None:
     from tests.kernels.interpret_jobs import multiply_bfloat16_as_numbers
 
     multiply_bfloat16_as_numbers()
-    tl, libdevice = import_module("triton.language"), import_module("triton.language.extra.libdevice")
-    for name in ("exp2", "rsqrt"):
-        setattr(libdevice, name, getattr(tl, name))
+    tl, interpreter = import_module("triton.language"), import_module("triton.runtime.interpreter")
+    libdevice = import_module("triton.language.extra.libdevice")
+
+    def elementwise(function: Callable[[Any], Any]) -> Callable[..., Any]:
+        return lambda x, **_: tl.tensor(interpreter.TensorHandle(function(x.handle.data), x.handle.dtype), x.type)
+
+    libdevice.exp2 = elementwise(np.exp2)
+    libdevice.rsqrt = elementwise(lambda x: 1 / np.sqrt(x))
 
 
 def interpret(kernel: LoadedKernel, problem: Problem, configs: Sequence[Any]) -> list[dict[str, Any]]:
