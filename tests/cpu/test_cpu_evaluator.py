@@ -60,6 +60,14 @@ def worker_pid(cpu: CpuEvaluator) -> int | None:
     return worker_of(cpu).pid
 
 
+@pytest.fixture(scope="module", autouse=True)
+def _a_folder_for_temporary_files(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Other tests leave files in the common one, at the same time."""
+    before, tempfile.tempdir = tempfile.tempdir, str(tmp_path_factory.mktemp("temporary"))
+    yield
+    tempfile.tempdir = before
+
+
 def leftovers(before: set[str]) -> set[str]:
     return {p.name for p in Path(tempfile.gettempdir()).glob("evotune-cpu-*")} - before
 
@@ -401,10 +409,7 @@ def test_closing_during_a_compile_leaves_no_file_and_no_process(
         cpu.measure(config(), LOW)
 
 
-def test_ctrl_c_while_measuring_leaves_no_file_and_no_process(
-    kernel: LoadedKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))  # others leave files in the common one
+def test_ctrl_c_while_measuring_leaves_no_file_and_no_process(kernel: LoadedKernel) -> None:
     before = leftovers(set())
     with CpuEvaluator(kernel, kernel.problem(None, "cpu"), fidelities=[LOW]) as cpu:
         pid = worker_pid(cpu)
