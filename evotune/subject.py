@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -283,6 +283,10 @@ def _recorded(folder: Path, settings: Settings) -> Subject:
 
 def _roofline(kernel: LoadedKernel, problem: Problem, plan: Recipe) -> Roofline | None:
     work = kernel.definition.flops(problem), kernel.definition.bytes_moved(problem)
+    given: Mapping[str, Any] = dict(zip(("flops", "bytes_moved"), work, strict=True))
+    for name, value in given.items():  # the user's functions may return anything
+        if not isinstance(value, (int, float)):
+            raise UsageError(f"{kernel.path}: {name}() gave {value!r}; a number is wanted")
     if not work[0]:  # a Triton kernel of the user's own, of which nobody said how much it computes
         return None
     if plan.peaks is None:

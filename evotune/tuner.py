@@ -11,7 +11,7 @@ from typing import Any, Protocol, runtime_checkable
 from evotune.budget import Budget, Meter, log_variance
 from evotune.engine import Engine, Job, Outcome
 from evotune.evaluator import STATIC, Evaluator
-from evotune.interval import latency_ci95_ms, ratio_ci95
+from evotune.interval import latency_ci95_ms, ratio_ci95, verdict
 from evotune.journal import Run
 from evotune.proposers import Feedback, Searcher
 from evotune.result import Result, commonest_reasons
@@ -262,7 +262,7 @@ class Tuner:
         """Measure the best trials and the default in alternating rounds.
 
         The winner then meets the default alone once more, so that the ratio that is reported does
-        not come from the samples that chose the winner.
+        not come from the samples that chose the winner. If it loses there, the default stays.
         """
         default = self._default_trial()
         entered = self._ranked()[: self._finals.count]
@@ -274,8 +274,13 @@ class Tuner:
         winner = min((t for t in entered if t.number in measured), key=lambda t: measured[t.number].latency_ms)
         if default is not None and default.number in measured and winner is not default:
             measured |= self._interleave([winner, default])
+            if default.number in measured and self._has_lost(measured[winner.number], measured[default.number]):
+                winner = default
         self._run.append_measurements(measured)
         return Podium(winner, measured)
+
+    def _has_lost(self, winner: Measurement, default: Measurement) -> bool:
+        return verdict(ratio_ci95(default, winner)[1]) == "slower"
 
     def _interleave(self, trials: Sequence[Trial]) -> dict[int, Measurement]:
         measured = self._evaluator.interleave([t.config for t in trials], self._finals.fidelity)

@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -228,6 +229,20 @@ def test_the_finals_see_each_configuration_once_and_the_default_however_often_it
     assert len({SPACE.key(c) for c in entered[0]}) == len(entered[0]) == 3
     assert result.best["config"] == result.default["config"] == BEST
     assert result.speedup == 1.0
+
+
+def test_a_winner_that_loses_against_the_default_at_last_is_not_the_best(tmp_path):
+    class Luck(ToyEvaluator):
+        """All others look good for as long as they do not meet the default alone."""
+
+        def interleave(self, configs, fidelity):
+            found = super().interleave(configs, fidelity)
+            slow = [0] if len(configs) == 2 else []
+            return [replace(m, samples_ms=(900.0,) * 20) if i in slow else m for i, m in enumerate(found)]
+
+    result = run(tmp_path / "j.db", 30, Luck())
+    assert result.best["config"] == result.default["config"] == dict(SPACE.default)
+    assert (result.speedup, result.speedup_ci95) == (1.0, (1.0, 1.0))
 
 
 @pytest.mark.parametrize("stops", [[9], [33], [20, 31, 44], [52]])
