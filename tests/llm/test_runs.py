@@ -24,7 +24,8 @@ def test_a_good_server_is_heard_and_its_calls_are_counted(run: Run, server: Fake
     assert ran.result is not None
     assert ran.result["proposals"]["llm"] > 0
     assert ran.result["llm"]["calls"] == len(server.requests) <= MAX_CALLS
-    assert ran.result["llm"]["input_tokens"] == 100 * len(server.requests)
+    # The last call may be under way when the run ends; it is counted, and nobody says what it cost.
+    assert ran.result["llm"]["input_tokens"] in [100 * n for n in (len(server.requests) - 1, len(server.requests))]
     assert ran.result["llm"]["usd"] == 0.0  # a server on this machine
 
 

@@ -12,6 +12,9 @@ from tests.reliability.killing import Ballistic, Toll
 REPLAY = ["recordings/pnpoly_3090", "--search", "random", "--provider", "none", "--max-evaluations", "40"]
 KERNEL = ["kernels/vector_add.py", "--target", "cpu", "--search", "random", "--provider", "none"]
 
+# Long enough a delay for a run to be still there when it is struck, however fast the machine.
+DELAY_S = 0.15
+
 pytestmark = pytest.mark.slow
 
 
@@ -29,7 +32,7 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing_and_ends_as_if_it_ha
     undisturbed = tmp_path / "undisturbed"
     undisturbed.mkdir()
     straight = Ballistic(undisturbed, REPLAY, seed=0, delay_s=0.0).run(kills=0)
-    toll = Ballistic(tmp_path, REPLAY, seed=1).run(kills=5)
+    toll = Ballistic(tmp_path, REPLAY, seed=1, delay_s=DELAY_S).run(kills=5)
     assert_nothing_lost(toll, workers=1)
     assert set(toll.trials) == set(range(40))
     assert toll.trials == straight.trials or toll.quarantined
@@ -37,5 +40,5 @@ def test_a_run_that_is_killed_again_and_again_loses_nothing_and_ends_as_if_it_ha
 
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler named cc")
 def test_a_run_that_compiles_and_measures_leaves_no_process_when_it_is_killed(tmp_path: Path) -> None:
-    toll = Ballistic(tmp_path, [*KERNEL, "--max-evaluations", "8"], seed=1).run(kills=2)
+    toll = Ballistic(tmp_path, [*KERNEL, "--max-evaluations", "24"], seed=1, delay_s=DELAY_S).run(kills=2)
     assert_nothing_lost(toll, workers=3)
