@@ -9,6 +9,7 @@ puts together, as the keys are split in Dao et al. 2023, "Flash-Decoding": that 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportGeneralTypeIssues=false
 # pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportCallIssue=false
 # (Triton is optional, and its kernels are a language of their own, without Python's types and names.)
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ Helion's own, for the GPU at hand: for a B200 some that an H100 does not have.
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportUnknownMemberType=false
 # pyright: reportGeneralTypeIssues=false
+# pyright: reportCallIssue=false, reportArgumentType=false, reportOperatorIssue=false
 # (Helion is optional, and its kernels are a language of their own, without Python's types.)
 from __future__ import annotations
 

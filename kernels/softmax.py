@@ -10,6 +10,7 @@ On the GPU a row that fits into one block stays in registers and is read once; f
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportMissingParameterType=false, reportGeneralTypeIssues=false
 # pyright: reportArgumentType=false, reportAssignmentType=false
+# pyright: reportCallIssue=false
 # (Triton is optional, and its kernels are a language of their own, without Python's types and names.)
 from __future__ import annotations
 

@@ -12,6 +12,7 @@
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportUntypedBaseClass=false
+# pyright: reportPrivateUsage=false, reportArgumentType=false
 # (helion is optional, and of what it has of types nothing here depends on.)
 from __future__ import annotations
 

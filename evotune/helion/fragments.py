@@ -29,6 +29,7 @@ does not say which parameters tile a tensor.
 """
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# pyright: reportArgumentType=false
 # (helion is optional, and of what it has of types nothing here depends on.)
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ described; nothing can be run. Arguments are torch's fake tensors, which have no
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportUnknownLambdaType=false, reportAttributeAccessIssue=false
+# pyright: reportPrivateUsage=false, reportArgumentType=false
 # (torch, triton and helion are optional, and of what they have of types nothing here depends on.)
 from __future__ import annotations
 

@@ -10,6 +10,7 @@ it has in its cache for this kernel, and its reference configuration. They count
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # pyright: reportUnknownParameterType=false, reportUntypedBaseClass=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportUnnecessaryComparison=false
 # (helion is optional, and of what it has of types nothing here depends on.)
 from __future__ import annotations
 
