@@ -20,7 +20,7 @@ from evotune.journal import Journal, LlmCall, Rejection, Run
 from evotune.process.owner import is_alive
 from evotune.reading import read
 from evotune.space import Config
-from evotune.trial import Trial
+from evotune.trial import Trial, incumbent
 
 # Names the shape in a configuration of a run over several: `evotune.shapes.table.SHAPE`, which cannot be
 # had without the whole search, and reading a journal must be quick.
@@ -156,26 +156,6 @@ class RunHistory:
     def provenance(self) -> str | None:
         """Where the timings come from; None before the first one."""
         return next((m.provenance for t in self.trials for m in t.measurements), None)
-
-
-def incumbent(trials: Iterable[Trial], top_rank: int) -> Trial | None:
-    """The most carefully measured of the trials whose configuration never failed, and of those the fastest.
-
-    Args:
-        trials: In order of completion; of equals the first is taken.
-        top_rank: Fidelities above it, those of finals, count as no more careful.
-    """
-    known = list(trials)
-    failed = {frozenset(t.config.items()) for t in known if t.failure}
-
-    def standing(trial: Trial) -> tuple[int, float]:
-        best = trial.best
-        assert best is not None
-        return -min(best.fidelity.rank, top_rank), best.latency_ms
-
-    return min(
-        (t for t in known if t.best and frozenset(t.config.items()) not in failed), key=standing, default=None
-    )
 
 
 def runs(path: Path) -> list[RunSummary]:

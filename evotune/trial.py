@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from statistics import median
-from typing import Literal
+from typing import Any, Literal
 
 from evotune.space import Config
 
@@ -144,3 +144,34 @@ class Trial:
             return None
         # A recording without these columns reads as zero: nothing takes no time.
         return self.static.compile_s + sum(known) or None
+
+
+def standing(trial: Trial, top_rank: int) -> tuple[int, float]:
+    """Orders timed trials, the best first: the more careful measurement, then the faster one.
+
+    Fidelities above ``top_rank``, those of finals, count as no more careful than it.
+    """
+    best = trial.best
+    assert best is not None
+    return -min(best.fidelity.rank, top_rank), best.latency_ms
+
+
+def ranked(trials: Iterable[Trial], top_rank: int) -> list[Trial]:
+    """The most careful trial of each configuration that never failed, the best first.
+
+    Args:
+        trials: In order of completion; of equals the first comes first.
+        top_rank: As in :func:`standing`.
+    """
+    known = list(trials)
+    failed = {frozenset(t.config.items()) for t in known if t.failure}
+    careful: dict[frozenset[Any], Trial] = {}
+    for trial in sorted((t for t in known if t.best), key=lambda t: standing(t, top_rank)):
+        if (config := frozenset(trial.config.items())) not in failed:
+            careful.setdefault(config, trial)
+    return list(careful.values())
+
+
+def incumbent(trials: Iterable[Trial], top_rank: int) -> Trial | None:
+    """The best of trials, as :func:`ranked` orders them."""
+    return next(iter(ranked(trials, top_rank)), None)

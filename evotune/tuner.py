@@ -16,7 +16,7 @@ from evotune.journal import Run
 from evotune.proposers import Feedback, Searcher
 from evotune.result import Result, commonest_reasons
 from evotune.space import Config
-from evotune.trial import Fidelity, Measurement, Trial
+from evotune.trial import Fidelity, Measurement, Trial, incumbent, ranked, standing
 
 # A trial that was in flight when the tuner died is suspected of it; after this many it is left out.
 QUARANTINE_AFTER = 2
@@ -200,7 +200,7 @@ class Tuner:
         self.trials.append(trial)
         self._searcher.tell([feedback_of(trial)])
         if trial.failure and self.incumbent and trial.config == self.incumbent.config:
-            self.incumbent = next(iter(self._ranked()), None)  # it failed when it was looked at closely
+            self.incumbent = incumbent(self.trials, self._top_rank)  # it failed when it was looked at closely
         if is_best := self._is_best(trial):
             self.incumbent = trial
         self.meter.tell(trial)
@@ -217,20 +217,12 @@ class Tuner:
             return False
         return self.incumbent is None or self._standing(trial) < self._standing(self.incumbent)
 
-    def _standing(self, trial: Trial) -> tuple[int, float]:
-        """Orders timed trials, the best first. Finals tell no more than the top fidelity."""
-        best = trial.best
-        assert best is not None
-        return -min(best.fidelity.rank, self._evaluator.fidelities[-1].rank), best.latency_ms
+    @property
+    def _top_rank(self) -> int:
+        return self._evaluator.fidelities[-1].rank
 
-    def _ranked(self) -> list[Trial]:
-        """The most careful trial of each configuration that never failed, the best first."""
-        failed = [t.config for t in self.trials if t.failure]
-        careful: dict[frozenset[Any], Trial] = {}
-        for trial in sorted((t for t in self.trials if t.best), key=self._standing):
-            if trial.config not in failed:
-                careful.setdefault(frozenset(trial.config.items()), trial)
-        return list(careful.values())
+    def _standing(self, trial: Trial) -> tuple[int, float]:
+        return standing(trial, self._top_rank)
 
     def _restore(self) -> list[Trial]:
         """Learn what the journal knows; the trials that were cut off, to be run again."""
@@ -265,7 +257,7 @@ class Tuner:
         not come from the samples that chose the winner. If it loses there, the default stays.
         """
         default = self._default_trial()
-        entered = self._ranked()[: self._finals.count]
+        entered = ranked(self.trials, self._top_rank)[: self._finals.count]
         if default is not None and default.best and default not in entered:
             entered.append(default)
         measured = self._interleave(entered) if entered else {}

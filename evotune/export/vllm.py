@@ -11,9 +11,9 @@ import json
 from collections.abc import Iterator, Mapping
 
 from evotune.export.found import Export, Found
-from evotune.history import SHAPE, RunHistory, incumbent
+from evotune.history import SHAPE, RunHistory
 from evotune.space import Config, Value
-from evotune.trial import Trial
+from evotune.trial import Trial, incumbent
 
 SIZES = ("tokens", "experts", "n", "k")
 FIELDS: Mapping[str, str] = {
