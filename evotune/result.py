@@ -50,6 +50,11 @@ class Result:
         return cls(**{**recorded, **changed})
 
 
+def kind_of(reason: str) -> str:
+    """A name for reasons that differ only in their numbers."""
+    return re.sub(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", "#", reason)
+
+
 def commonest_reasons(trials: Sequence[Trial], n: int = 3) -> tuple[tuple[str, int], ...]:
     """The ``n`` commonest reasons of failure, each as it was first given, with how often; reasons that
     differ only in their numbers are one."""
@@ -58,7 +63,7 @@ def commonest_reasons(trials: Sequence[Trial], n: int = 3) -> tuple[tuple[str, i
     for trial in trials:
         if trial.failure is not None:
             text = f"{trial.failure.failed_stage}: {trial.failure.reason}"
-            kind = re.sub(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", "#", text)
+            kind = kind_of(text)
             first.setdefault(kind, text)
             counts[kind] += 1
     return tuple((first[kind], count) for kind, count in counts.most_common(n))

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from evotune.history import RunHistory
+from evotune.result import kind_of
 
 EXAMPLES = 3
 # A compiler's message may be pages long.
@@ -47,11 +47,6 @@ def failures(history: RunHistory) -> list[Failures]:
             found.setdefault(stage, []).append((reason, trial.number))
     out = [_of(stage, reasons) for stage, reasons in found.items()]
     return sorted(out, key=lambda f: -f.count)
-
-
-def kind_of(reason: str) -> str:
-    """A name for reasons that differ only in their numbers."""
-    return re.sub(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?", "#", reason)
 
 
 def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
