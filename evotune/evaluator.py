@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -109,3 +110,11 @@ def _could_win(measurement: Measurement, incumbent_ms: float | None) -> bool:
         return True
     slack = PROMOTE_FLOOR + PROMOTE_SIGMAS * measurement.relative_error
     return math.log(measurement.latency_ms / incumbent_ms) <= slack
+
+
+def installed_version(package: str) -> str:
+    """The version of a package, for :attr:`Device.versions`."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"  # run from a source tree

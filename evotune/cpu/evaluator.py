@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import os
 import platform
 import tempfile
@@ -15,7 +14,7 @@ from pathlib import Path
 
 from evotune.cpu.toolchain import code_bytes, find_compiler
 from evotune.errors import DeviceError, Rejected, UsageError
-from evotune.evaluator import Device
+from evotune.evaluator import Device, installed_version
 from evotune.kernel import CSource, LoadedKernel, Problem
 from evotune.process import Worker
 from evotune.space import Config
@@ -192,20 +191,13 @@ def _device(compiler: str) -> Device:
     versions = {
         "compiler": compiler,
         "python": platform.python_version(),
-        **{package: _version(package) for package in ("numpy", "evotune")},
+        **{package: installed_version(package) for package in ("numpy", "evotune")},
     }
     facts: dict[str, float | str] = {
         "cores": float(len(os.sched_getaffinity(0))),
         "load_1min": os.getloadavg()[0],
     }
     return Device("cpu", _cpu_model(), versions, facts)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # run from a source tree
 
 
 def _cpu_model() -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from evotune.errors import DeviceError, Rejected, UsageError
-from evotune.evaluator import Device
+from evotune.evaluator import Device, installed_version
 from evotune.gpu.compiler import Compiled, CrossCompiler, compiler_versions
 from evotune.gpu.detect import Gpu
 from evotune.gpu.target import Target
@@ -192,17 +191,10 @@ def _device(gpus: Sequence[Gpu]) -> Device:
     driver = {"driver": first.driver, "cuda": first.cuda}
     versions = {
         **compiler_versions(),
-        **{name: _version(name) for name in PACKAGES},
+        **{name: installed_version(name) for name in PACKAGES},
         **{name: version for name, version in driver.items() if version},
     }
     facts: dict[str, float | str] = {"gpus": ", ".join(gpu.uuid or str(gpu.index) for gpu in gpus)}
     if first.memory_bytes:
         facts["memory_bytes"] = float(first.memory_bytes)
     return Device("cuda", first.name, versions, facts)
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"  # run from a source tree
