@@ -19,13 +19,12 @@ ALL_FAULTS = {**FAULTS, "key echoed": error(500, f"cannot use Bearer {PLANTED_KE
 
 
 def test_a_good_server_is_heard_and_its_calls_are_counted(run: Run, server: FakeServer) -> None:
-    ran = run()
+    ran = run(timeout_s=20.0)  # a busy machine may need more than the 0.4 s that tell a slow server
     assert ran.code == 0
     assert ran.result is not None
     assert ran.result["proposals"]["llm"] > 0
     assert ran.result["llm"]["calls"] == len(server.requests) <= MAX_CALLS
-    # The last call may be under way when the run ends; it is counted, and nobody says what it cost.
-    assert ran.result["llm"]["input_tokens"] in [100 * n for n in (len(server.requests) - 1, len(server.requests))]
+    assert ran.result["llm"]["input_tokens"] == 100 * len(server.requests)
     assert ran.result["llm"]["usd"] == 0.0  # a server on this machine
 
 

@@ -26,7 +26,7 @@ from tests.program import corpus
 SPACE = ConfigSpace.from_dict(corpus.SPACE, corpus.CONSTRAINTS)
 REPOSITORY = Path(__file__).parents[2]
 SECRET = "planted-8c1f4e"
-MOST_SECONDS = 10.0  # that nothing hangs; the promise of one second is measured by benchmarks/reliability.py
+MOST_SECONDS = 1.5  # the promise is one second; the rest is a busy machine's
 
 
 @dataclass
