@@ -38,11 +38,11 @@ def export(
       evotune export r-1a2b r-3c4d --format dispatch --out kernel_config.py
     """
     from evotune import export as exporting
-    from evotune import history, page
+    from evotune import files, history
 
     exporting.check(form)
     if out is not None:
-        page.check_writable(out / "a file" if out.is_dir() else out)
+        files.check_writable(out / "a file" if out.is_dir() else out)
     chosen: list[str | None] = [*runs] if runs else [None]
     found = exporting.find([history.load(journal, run) for run in chosen])
     made = exporting.export(found, form)
@@ -56,5 +56,5 @@ def export(
         typer.echo(made.text, nl=False)
         return
     path = out / made.file_name if out.is_dir() else out
-    page.write(path, made.text)
+    files.write(path, made.text)
     sys.stderr.write(f"written to {path}\n")

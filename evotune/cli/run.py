@@ -208,17 +208,17 @@ def _dry_run(kernel: str, settings: Settings, *, fresh: bool, as_json: bool) -> 
 def _run_shapes(
     kernel: str, settings: Settings, shown: Terminal | JsonLines, *, out: Path | None, fresh: bool, as_json: bool
 ) -> None:
-    from evotune.compare import check_writable
+    from evotune import files
     from evotune.shapes import find_shapes, tune_shapes
     from evotune.shapes.terminal import print_shapes
 
     if out is not None:
-        check_writable(out)
+        files.check_writable(out)
     with shown as observer, contextlib.redirect_stdout(sys.stderr):
         log_to(observer)
         result = tune_shapes(find_shapes(kernel, settings), settings, observer=observer, fresh=fresh)
     if out is not None and result.program is not None:
-        out.write_text(result.program, encoding="utf-8")
+        files.write(out, result.program)
     _report(result, lambda: print_shapes(result, stdout()), as_json=as_json)
 
 

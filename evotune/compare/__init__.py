@@ -17,7 +17,7 @@ from evotune.compare.parallel import Progress
 from evotune.compare.plot import check_plot, write_plot
 from evotune.compare.runs import SearchRun, open_space
 from evotune.compare.score import MethodScore, format_table, score
-from evotune.page import check_writable
+from evotune.files import check_writable
 
 __all__ = [
     "Best",

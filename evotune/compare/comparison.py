@@ -11,11 +11,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+from evotune import files
 from evotune.compare import methods
 from evotune.compare.parallel import Plan, Progress, marks, run_all
 from evotune.compare.runs import SYNTHETIC, SearchRun, open_space
 from evotune.errors import UsageError
-from evotune.page import check_writable
 from evotune.replay import Recording
 
 # Of the study that evotune began with: its searches and its seeds. It used the synthetic landscape.
@@ -93,9 +93,7 @@ def compare(
     found = Comparison(runs, list(recordings.values()), budget, skipped, name)
     if out is not None and partial is not None:
         # Under its name only when complete: whoever was cut off here finds the runs in the partial file.
-        fresh = out.with_name(out.name + ".new")
-        fresh.write_text(json.dumps(found.to_json()) + "\n", encoding="utf-8")
-        fresh.replace(out)
+        files.replace(out, json.dumps(found.to_json()) + "\n")
         partial.unlink(missing_ok=True)
     return found
 
@@ -136,7 +134,7 @@ def _finished(out: Path, name: str) -> list[SearchRun] | None:
     Raises:
         UsageError: It cannot be written, or would replace something else.
     """
-    check_writable(out)
+    files.check_writable(out)
     if not out.exists():
         return None
     try:

@@ -11,7 +11,8 @@ from evotune.compare.comparison import Comparison
 from evotune.compare.curves import panels
 from evotune.compare.score import MethodScore
 from evotune.compare.svg import line_chart, looks
-from evotune.page import SCRIPT, STYLE, render, write
+from evotune.files import write
+from evotune.page import SCRIPT, STYLE, render
 
 TEMPLATE = Path(__file__).with_name("page.html.jinja")
 # What is drawn of a belief: fields of a slice, and what they are called.

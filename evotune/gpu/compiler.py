@@ -20,6 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from evotune import files
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
@@ -171,7 +172,7 @@ class CrossCompiler:
 
 def default_cache() -> Path:
     """The folder for results under the user's cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()) / "evotune" / "compiled"
+    return files.cache_folder("compiled")
 
 
 def require_triton() -> None:
@@ -222,8 +223,6 @@ def _store(path: Path | None, answer: Mapping[str, Any]) -> None:
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-            json.dump(answer, file)
-        Path(file.name).replace(path)
+        files.replace(path, json.dumps(answer))
     except OSError as error:  # a full or read-only disk costs time, not the result
         _log.warning("cannot keep a result in %s: %s", path.parent, error)

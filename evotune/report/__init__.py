@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evotune.page import check_writable, write
+from evotune.files import check_writable, write
 from evotune.report.kept import load
 from evotune.report.live import serve
 from evotune.report.page import text_of

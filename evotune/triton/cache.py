@@ -5,13 +5,11 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from hashlib import sha256
-from pathlib import Path
 from typing import Any, cast
 
+from evotune import files
 from evotune.space import Value
 
 _log = logging.getLogger(__name__)
@@ -27,8 +25,7 @@ class Cache:
     """
 
     def __init__(self, name: str) -> None:
-        home = os.environ.get("XDG_CACHE_HOME") or Path("~/.cache").expanduser()
-        self.path = Path(home) / "evotune" / "triton" / f"{name}.json"
+        self.path = files.cache_folder("triton") / f"{name}.json"
 
     def get(self, subject: Mapping[str, Any]) -> dict[str, Value] | None:
         """The configuration that was found for a subject."""
@@ -47,7 +44,8 @@ class Cache:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.with_suffix(".lock").open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)  # two processes that add to a file keep what both found
-                self._write({**self._entries(), _digest(subject): entry})
+                entries = {**self._entries(), _digest(subject): entry}
+                files.replace(self.path, json.dumps({"format": FORMAT, "entries": entries}, indent=1))
         except OSError as error:
             _log.warning("cannot keep the best configuration in %s: %s", self.path, error)
 
@@ -63,12 +61,6 @@ class Cache:
             _log.warning("ignoring the kept configurations in %s: it is not of format %d", self.path, FORMAT)
             return {}
         return cast(dict[str, Any], content["entries"])
-
-    def _write(self, entries: Mapping[str, Any]) -> None:
-        """Whoever reads at the same time sees all of it or nothing."""
-        with tempfile.NamedTemporaryFile("w", dir=self.path.parent, suffix=".tmp", delete=False) as file:
-            json.dump({"format": FORMAT, "entries": entries}, file, indent=1)
-        Path(file.name).replace(self.path)
 
 
 def _digest(subject: Mapping[str, Any]) -> str:

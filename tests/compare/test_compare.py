@@ -195,7 +195,7 @@ def test_a_place_that_cannot_be_written_is_found_before_any_run(toy, tmp_path, m
     }.items():
         with pytest.raises(UsageError, match=re.escape(words)):
             compare([toy], ["random"], [0], 10, out=out, on_progress=seen.append)
-    monkeypatch.setattr("evotune.page.os.access", lambda path, mode: path != tmp_path)
+    monkeypatch.setattr("evotune.files.os.access", lambda path, mode: path != tmp_path)
     with pytest.raises(UsageError, match="permission denied"):
         compare([toy], ["random"], [0], 10, out=tmp_path / "out.json", on_progress=seen.append)
     assert seen == []
