@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from evotune.errors import UsageError
 from evotune.interval import Z95
+from evotune.space import Config
 from evotune.trial import Measurement, Trial
 
 if TYPE_CHECKING:
@@ -105,15 +106,15 @@ class Meter:
         """A trial has ended."""
         self._done += 1
         self._since_progress += 1
-        key = frozenset[object](trial.config.items())
+        key = _key(trial.config)
         searched = [m for m in trial.measurements if m.fidelity.rank <= self._top_rank]
         if trial.failure is not None:
             self._failed.add(key)
-            if self._best is not None and self._best.key == key:  # it failed when it was looked at closely
-                self._best = min((t for t in self._timed if t.key not in self._failed), default=None)
+            if self._best is not None and self._best.config == trial.config:  # looked at closely, it failed
+                self._best = min((t for t in self._timed if _key(t.config) not in self._failed), default=None)
         elif searched and key not in self._failed:
             best = max(searched, key=lambda m: m.fidelity.rank)
-            self._timed.append(_Timed(-best.fidelity.rank, best.latency_ms, log_variance(best), key))
+            self._timed.append(_Timed(-best.fidelity.rank, best.latency_ms, log_variance(best), trial.config))
             self._best = min(t for t in (self._best, self._timed[-1]) if t is not None)
         self._mind_progress()
 
@@ -178,7 +179,7 @@ class Meter:
             self._reference = best  # what was the best has failed since
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class _Timed:
     """A trial that was timed; the least is the best: the most careful, then the fastest."""
 
@@ -186,7 +187,12 @@ class _Timed:
     latency_ms: float
     variance: float = field(compare=False)
     """Of the log of the latency."""
-    key: frozenset[object] = field(compare=False)
+    config: Config = field(compare=False)
+
+
+def _key(config: Config) -> frozenset[object]:
+    """A configuration for a set; made anew each time, as it is larger than the configuration."""
+    return frozenset(config.items())
 
 
 def log_variance(measurement: Measurement) -> float:

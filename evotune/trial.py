@@ -23,7 +23,7 @@ MAD_TO_STD = 1.4826
 MEDIAN_TO_MEAN_ERROR = 1.2533
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """A legal configuration that somebody proposes, and the program that returns it.
 
@@ -38,7 +38,7 @@ class Candidate:
     fidelity_rank: int | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Fidelity:
     """How carefully a configuration is measured; ``rank`` orders them, 0 is without running.
 
@@ -51,7 +51,7 @@ class Fidelity:
     limit_s: float = math.inf
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """Timings at one fidelity, or the stage at which they failed. A failure is never a number.
 
@@ -93,7 +93,7 @@ class Measurement:
         return MEDIAN_TO_MEAN_ERROR * MAD_TO_STD * mad / math.sqrt(len(self.samples_ms)) / centre
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Static:
     """What compiling told: seconds it took and facts such as registers or code bytes."""
 
@@ -101,7 +101,7 @@ class Static:
     facts: Mapping[str, float | str] = field(default_factory=dict[str, "float | str"])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Trial:
     """A candidate's numbered life."""
 
