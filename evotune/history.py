@@ -227,7 +227,8 @@ class _Row:
     result: Mapping[str, Any] | None
 
 
-def _row(journal: Journal, run_id: str, last_s: float) -> _Row:
+def _row(journal: Journal, run_id: str, last_s: float, trials: Sequence[Trial] | None = None) -> _Row:
+    """``trials`` are those of the run, where they are known; else they are read if they are needed."""
     columns = "created_s, kernel, source_hash, description, owner, stopped, result"
     found = journal.read(f"SELECT {columns} FROM run WHERE id=?", run_id)[0]
     created_s, kernel, source_hash, description, owner, stopped, result = found
@@ -241,7 +242,7 @@ def _row(journal: Journal, run_id: str, last_s: float) -> _Row:
     if reported is not None:
         best_ms = reported["best"]["latency_ms"] if reported["best"] else None
     elif "shapes" not in described:
-        trials = _trials(journal, run_id)
+        trials = _trials(journal, run_id) if trials is None else trials
         best = incumbent(trials, _top_rank(journal, run_id, trials))
         best_ms = best.latency_ms if best else None
     is_running = bool(owner) and is_alive(owner)
@@ -264,8 +265,8 @@ def _row(journal: Journal, run_id: str, last_s: float) -> _Row:
 
 
 def _load(journal: Journal, run_id: str, last_s: float) -> RunHistory:
-    row = _row(journal, run_id, last_s)
     trials = _trials(journal, run_id)
+    row = _row(journal, run_id, last_s, trials)
     run = _run(journal, run_id)
     notes = journal.read("SELECT kind, text, at_s FROM note WHERE run=? ORDER BY rowid", run_id)
     done = journal.read("SELECT number, done_s FROM trial WHERE run=? AND done_order IS NOT NULL", run_id)

@@ -27,6 +27,7 @@ from evotune.rows import (
     SCHEMA_VERSION,
     UPGRADE,
     candidate_of,
+    from_text,
     measurement_of,
     origin_of,
     row_of,
@@ -266,7 +267,7 @@ class Run:
             "WHERE run=? AND done_order IS NOT NULL ORDER BY done_order",
             self.id,
         ):
-            static = None if compile_s is None else Static(compile_s, json.loads(facts))
+            static = None if compile_s is None else Static(compile_s, from_text(facts))
             yield Trial(number, candidate_of(*proposed), tuple(by_trial.get(number, ())), static)
 
     def begin(self, trial: Trial) -> None:

@@ -187,3 +187,13 @@ def test_a_folder_that_cannot_be_made_is_a_usage_error(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match="cannot be used"):
         Journal(tmp_path / "file" / "j.db")
+
+
+@pytest.mark.parametrize("text", ['{"tile": 16} {"tile": 32}', '{"tile": 16', "", "nonsense"])
+def test_a_row_that_is_not_one_piece_of_json_is_an_error_and_not_another_trial(tmp_path, text):
+    with Journal(tmp_path / "j.db") as journal:
+        run = journal.open_run("k", "hash", {})
+        record(run, trial(0))
+        journal.write("UPDATE trial SET config=?", [(text,)])
+        with pytest.raises(UsageError, match="is damaged"):
+            list(run)
