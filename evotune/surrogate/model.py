@@ -25,6 +25,8 @@ from evotune.surrogate.view import Seen, View
 # Refits happen at 4, 6, 8, ... and then whenever this share has been added: 15 times in 200 trials.
 FIRST_FIT = 4
 REFIT_GROWTH = 1.25
+# Trials that a fit learns from: its time grows with their cube, and what is kept of a pool with their number.
+MEMORY = 600
 # Configurations whose neighbors join a pool that is a sample.
 NEIGHBORHOODS = 5
 # The check of one-step-ahead predictions: how many are kept, and how many make a verdict.
@@ -36,7 +38,7 @@ VERDICT = 12
 ROWS_PER_POINT = 5
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Observation:
     """A trial: its configuration, its loss or None if it failed, that loss's variance, its fidelity,
     and the seconds it took or None if they are not known."""
@@ -137,9 +139,9 @@ class Surrogate:
         """Learn from all observations at once, without checking predictions on the way, as a search has to;
         whether there are enough to predict from."""
         self._learned = len(self._observations)
-        seen = self._seen(self._learned)
-        if int(np.isfinite(seen.loss).sum()) >= FIRST_FIT:
-            self._refit(seen)
+        self._window = list(self._observations)
+        if _succeeded(self._window) >= FIRST_FIT:
+            self._refit()
         return self._is_ready
 
     @property
@@ -253,25 +255,30 @@ class Surrogate:
         """Begin learning from the first observation again."""
         self._views: list[View] = []
         self._learned = 0
+        self._window: list[Observation] = []
         self._next_fit = FIRST_FIT if self._source is None else 1
         self._errors: deque[tuple[float, float]] = deque(maxlen=CHECKED)
 
     def _learn(self) -> None:
         """Catch up with the observations one by one, whenever the last question was."""
         while self._learned < len(self._observations):
+            self._window.append(self._observations[self._learned])
             self._learned += 1
-            seen = self._seen(self._learned)
-            succeeded = int(np.isfinite(seen.loss).sum())
+            seen = self._seen()
             if self._is_ready:
                 self._check(seen)
-            if succeeded >= self._next_fit:
-                self._next_fit = max(succeeded + 2, math.ceil(succeeded * REFIT_GROWTH))
-                self._refit(seen)
+            if _succeeded(self._window) >= self._next_fit:
+                self._refit()
             elif self._is_ready:
                 for view in self._views:
                     view.add(seen)
 
-    def _refit(self, seen: Seen) -> None:
+    def _refit(self) -> None:
+        """Learn hyper-parameters anew, from what is worth remembering."""
+        self._window = _memorable(self._window)
+        succeeded = _succeeded(self._window)
+        self._next_fit = max(succeeded + 2, math.ceil(succeeded * REFIT_GROWTH))
+        seen = self._seen()
         if not self._views:
             # A source tells of the effects of single features already; what it leaves over is local.
             first = Prior.additive if self._source is None else Prior.local
@@ -282,7 +289,7 @@ class Surrogate:
             ]
             self._views = [self._look(e, p) for e, p in zip(self._encodings, priors, strict=True)]
         order: list[int] = np.argsort(seen.loss, kind="stable")[:NEIGHBORHOODS].tolist()
-        pool = self._pools.draw(len(seen.loss), [self._observations[i].key for i in order])
+        pool = self._pools.draw(self._learned, [self._window[i].key for i in order])
         for view in self._views:
             view.refit(pool, seen)
 
@@ -315,14 +322,14 @@ class Surrogate:
         """The view whose turn it is."""
         return self._views[len(self._observations) % len(self._views)]
 
-    def _seen(self, n: int) -> Seen:
-        first = self._observations[:n]
-        cost_s = [o.cost_s if self._is_cost_aware and o.cost_s is not None else math.nan for o in first]
+    def _seen(self) -> Seen:
+        window = self._window
+        cost_s = [o.cost_s if self._is_cost_aware and o.cost_s is not None else math.nan for o in window]
         return Seen(
-            keys=np.array([o.key for o in first]),
-            loss=np.array([math.nan if o.loss is None else o.loss for o in first]),
-            variance=np.array([o.variance for o in first]),
-            below=np.array([float(self._top - o.rank) for o in first]),
+            keys=np.array([o.key for o in window]),
+            loss=np.array([_loss(o) for o in window]),
+            variance=np.array([o.variance for o in window]),
+            below=np.array([float(self._top - o.rank) for o in window]),
             cost_s=np.array(cost_s),
         )
 
@@ -341,3 +348,21 @@ class Surrogate:
         pool = self._pools.draw(count, ())
         found = wander(self._space, pool, incumbent, {*self._seen_keys, *waiting}, rng)
         return [self._space.from_key(key) for key in islice(found, n)]
+
+
+def _loss(observation: Observation) -> float:
+    return math.nan if observation.loss is None else observation.loss
+
+
+def _succeeded(observations: Sequence[Observation]) -> int:
+    return sum(o.loss is not None for o in observations)
+
+
+def _memorable(observations: list[Observation]) -> list[Observation]:
+    """Those from which the model goes on to learn: the best, and a fair sample of the others."""
+    if len(observations) <= MEMORY:
+        return observations
+    by_loss = np.argsort([_loss(o) for o in observations], kind="stable")  # failures come last
+    best, others = by_loss[: MEMORY // 2], by_loss[MEMORY // 2 :]
+    spread = others[np.linspace(0, len(others) - 1, MEMORY - len(best)).round().astype(int)]
+    return [observations[i] for i in sorted([*best.tolist(), *spread.tolist()])]

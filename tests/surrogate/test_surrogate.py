@@ -15,6 +15,7 @@ import pytest
 from evotune.errors import UsageError
 from evotune.space import ConfigSpace
 from evotune.surrogate import Surrogate
+from evotune.surrogate.view import View
 
 VALUES = {"BLOCK_M": [16, 32, 48, 64, 96, 128], "BLOCK_N": [16, 32, 64, 128, 256], "warps": [1, 2, 4, 8]}
 SPACE = ConfigSpace.from_dict({**VALUES, "layout": ["nt", "tn", "nn"]}, ["BLOCK_M * BLOCK_N <= 8192"])
@@ -234,6 +235,39 @@ def test_restating_losses_is_as_if_they_had_been_observed():
         second.restate(losses[1:])
 
 
+def test_of_many_trials_it_learns_from_the_best_and_a_sample_of_the_others(monkeypatch):
+    monkeypatch.setattr("evotune.surrogate.model.MEMORY", 40)
+    fitted: list[list[float]] = []
+    refit = View.refit
+
+    def watched(self, pool, seen):
+        fitted.append(seen.loss.tolist())
+        refit(self, pool, seen)
+
+    monkeypatch.setattr(View, "refit", watched)
+    surrogate, rng = Surrogate(SPACE, seed=0), Random(0)
+    configs = SPACE.sample(rng, 150)
+    losses = [None if rng.random() < 0.2 else loss(c) for c in configs]
+    for config, value in zip(configs, losses, strict=True):
+        surrogate.observe(config, value)
+    (suggested,) = surrogate.suggest(1)
+    assert suggested not in configs, "what is not learnt from is not forgotten"
+    assert max(len(learnt) for learnt in fitted) == 40
+    assert np.nanmin(fitted[-1]) == min(value for value in losses if value is not None)
+    assert 0 < np.isnan(fitted[-1]).sum() < 20, "failures are learnt from as well"
+    assert np.nanmax(fitted[-1]) > np.nanmedian([math.nan if v is None else v for v in losses])
+
+
+def test_what_is_learnt_from_does_not_depend_on_when_questions_are_asked(monkeypatch):
+    monkeypatch.setattr("evotune.surrogate.model.MEMORY", 30)
+    asked, silent = Surrogate(SPACE, seed=0), Surrogate(SPACE, seed=0)
+    for config in SPACE.sample(Random(0), 90):
+        asked.observe(config, loss(config))
+        silent.observe(config, loss(config))
+        asked.suggest(1)
+    assert asked.suggest(3) == silent.suggest(3)
+
+
 def test_questions_leave_no_trace():
     asked, quiet = Surrogate(SPACE, seed=0), Surrogate(SPACE, seed=0)
     for config in search(Surrogate(SPACE, seed=0), 30):
@@ -269,6 +303,7 @@ SCRIPT = """
 import json, math
 from tests.surrogate.test_surrogate import SPACE, HUGE, search
 from evotune.surrogate import Surrogate
+from evotune.surrogate.view import View
 tried = search(Surrogate(SPACE, seed=5), 25)
 huge = Surrogate(HUGE, seed=5)
 for config in huge.start(9):
