@@ -7,6 +7,7 @@ root=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 # Commands are shown as one would type them: short in the checkout, absolute elsewhere.
 if [ "$PWD" = "$root" ]; then here= dot=.; else here=$root/ dot=$root; fi
 bin=${here}.venv/bin
+tools=${here}.venv-tools/bin
 
 run() {
     printf '+' >&2
@@ -78,4 +79,10 @@ install() {
         run "$bin/python" -m pip install --quiet --disable-pip-version-check --editable "$dot${extras:+[$extras]}"
         printf '%s\n' "$wanted" >"$stamp"
     fi
+}
+
+# tool NAME==VERSION: a program that looks at evotune from outside, where its needs do not mix with evotune's.
+tool() {
+    [ -x "$tools/python" ] || run "$(find_python)" -m venv "${here}.venv-tools"
+    run "$tools/python" -m pip install --quiet --disable-pip-version-check "$1"
 }
