@@ -7,14 +7,13 @@ Exit codes: 0 found, 1 nothing valid found, 2 wrong use or configuration, 3 devi
 from __future__ import annotations
 
 import errno
-import os
 import signal
 import sys
 
 import typer
 
 # Importing one registers its command.
-from evotune.cli import check, compare, doctor, export, record, report, run, show
+from evotune.cli import check, compare, doctor, export, record, report, run, show, streams
 from evotune.cli.app import FOUND, INTERRUPTED, MACHINE_FAULT, WRONG_USE, app, fail
 from evotune.errors import DeviceError, ProviderError, UsageError
 
@@ -26,12 +25,13 @@ __all__ = ["app", "check", "compare", "doctor", "export", "main", "record", "rep
 
 def main() -> None:
     """Entry point of the ``evotune`` command."""
+    streams.prepare()
     code: object = FOUND
     try:
         code = app(standalone_mode=False)
         sys.stdout.flush()  # what cannot be written is found out here, not while the process ends
     except BrokenPipeError:
-        _write_no_more()
+        streams.write_no_more()
         sys.exit(CLOSED_PIPE)
     except UsageError as error:
         fail(str(error), WRONG_USE)
@@ -44,7 +44,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in NO_SPACE:
             raise
-        _write_no_more()
+        streams.write_no_more()
         fail(
             f"the result cannot be written: {error.strerror}; free some space, and give the command again",
             MACHINE_FAULT,
@@ -60,13 +60,3 @@ def main() -> None:
         sys.stderr.write("interrupted; the same command goes on from here\n")
     # Without its standalone mode, typer returns the code of a typer.Exit.
     sys.exit(code if isinstance(code, int) else FOUND)
-
-
-def _write_no_more() -> None:
-    """Let what is still buffered go nowhere: Python writes it when it ends, and would fail once more."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            stream.flush()
-        except OSError:
-            os.dup2(nowhere, stream.fileno())
