@@ -15,8 +15,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, ValidationError
 
 from evotune import content
-from evotune.errors import UsageError
-from evotune.schema import KeyPath, Section, problems, read_yaml
+from evotune.errors import UsageError, nearest
+from evotune.schema import KeyPath, Section, key_paths, problems, read_yaml
 
 Count = Annotated[int, Field(ge=1)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -162,7 +162,7 @@ def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
     Args:
         path: A file like ``config.yaml``, which may leave out what it does not change; None for none.
         flags: By key path, such as ``"run.seed"``; None stands for a flag that was not given.
-        environ: ``EVOTUNE_<SECTION>_<KEY>``; an empty value stands for null. Other names are ignored.
+        environ: ``EVOTUNE_<SECTION>_<KEY>``; an empty value stands for null.
 
     Raises:
         UsageError: Unknown keys or wrong values, all of them in one message.
@@ -171,7 +171,7 @@ def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
     if path is not None:
         layers.insert(0, _from_file(path))
     merged: dict[str, dict[str, Any]] = {}
-    wrong: list[str] = []
+    wrong = _unknown_sections(environ)
     for layer in layers:
         try:
             checked = Settings.model_validate(layer.values, strict=layer.strict)
@@ -213,7 +213,19 @@ def _from_environment(environ: Mapping[str, str]) -> _Layer:
             if name.startswith(prefix):
                 key = name[len(prefix) :].lower()
                 values.setdefault(section, {})[key] = None if text.lower() in ("", "null") else text
-    return _Layer(values, lambda path: "_".join(("EVOTUNE", *path)).upper(), strict=False)
+    return _Layer(values, _variable, strict=False)
+
+
+def _unknown_sections(environ: Mapping[str, str]) -> list[str]:
+    """What is wrong with variables whose section does not exist: they would be ignored without a word."""
+    known = [_variable(path) for path in key_paths(Settings)]
+    sections = tuple(f"EVOTUNE_{section.upper()}_" for section in Settings.model_fields)
+    strangers = [n for n in sorted(environ) if n.startswith("EVOTUNE_") and not n.startswith(sections)]
+    return [f"{name} is not known{nearest(name, known)}" for name in strangers]
+
+
+def _variable(path: KeyPath) -> str:
+    return "_".join(("EVOTUNE", *path)).upper()
 
 
 def _from_flags(flags: Mapping[str, Any]) -> _Layer:

@@ -85,7 +85,14 @@ def test_text_of_the_environment_takes_the_type_of_its_key(name: str, text: str,
 
 
 def test_environment_variables_of_others_are_ignored() -> None:
-    assert load(None, {}, {"EVOTUNE_HOME": "x", "RUN_SEED": "7"}) == Settings()
+    assert load(None, {}, {"EVOTUNE": "off", "_EVOTUNE_COMPLETE": "x", "RUN_SEED": "7"}) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"), [("EVOTUNE_RNU_SEED", "EVOTUNE_RUN_SEED"), ("EVOTUNE_SHAPE", "EVOTUNE_RUN_SHAPE")]
+)
+def test_a_misspelt_section_in_the_environment_names_the_nearest_variable(name: str, meant: str) -> None:
+    assert _message(None, environ={name: "7"}) == f"{name} is not known (did you mean {meant!r}?)"
 
 
 def test_a_section_without_keys_is_the_default(write) -> None:
