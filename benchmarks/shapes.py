@@ -81,7 +81,7 @@ def main() -> None:
         flags = {"run.seed": seed, "run.max_evaluations": args.evaluations, "llm.provider": args.provider}
         with tempfile.TemporaryDirectory() as folder:
             settings = load(None, {**flags, "run.journal": str(Path(folder) / "j.db")}, {})
-            result = tune_shapes(subjects(seed), settings, observer=Silent())
+            result = tune_shapes("formula", subjects(seed), settings, observer=Silent())
         program = program or result.program or ""
         branches.append((result.program or "").count("return"))
         chosen = {row["shape"]: row["config"] for row in result.shapes}

@@ -26,16 +26,21 @@ def keep(run: Run, name: str, settings: Settings, space: ConfigSpace, roofline: 
     Args:
         run: A new one.
         name: Of the kernel or recording, as the user gave it.
-        settings: Of which the shape, the budget, the source and the model are kept.
+        settings: As :func:`keep_given` has them.
         space: What is searched.
         roofline: The work of the problem and the peaks of the device, if they are known.
     """
-    wanted = {"run": {"target", "shape", "gpus", "warm_start", *BUDGETS}, "llm": {"provider", "model"}}
-    chosen = settings.model_dump(include=wanted, exclude_defaults=True)
-    run.note(GIVEN, json.dumps({"kernel": name, **chosen}))
+    keep_given(run, name, settings)
     run.note(SPACE, json.dumps(space_to_json(space)))
     if roofline is not None:
         run.note(ROOFLINE, json.dumps(asdict(roofline)))
+
+
+def keep_given(run: Run, name: str, settings: Settings) -> None:
+    """Commit what a new run was asked for, and of its settings the shape, the budget, the source and the model."""
+    wanted = {"run": {"target", "shape", "gpus", "warm_start", *BUDGETS}, "llm": {"provider", "model"}}
+    chosen = settings.model_dump(include=wanted, exclude_defaults=True)
+    run.note(GIVEN, json.dumps({"kernel": name, **chosen}))
 
 
 def space_to_json(space: ConfigSpace) -> dict[str, Any]:

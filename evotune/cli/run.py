@@ -216,7 +216,7 @@ def _run_shapes(
         files.check_writable(out)
     with shown as observer, contextlib.redirect_stdout(sys.stderr):
         log_to(observer)
-        result = tune_shapes(find_shapes(kernel, settings), settings, observer=observer, fresh=fresh)
+        result = tune_shapes(kernel, find_shapes(kernel, settings), settings, observer=observer, fresh=fresh)
     if out is not None and result.program is not None:
         files.write(out, result.program)
     _report(result, lambda: print_shapes(result, stdout()), as_json=as_json)

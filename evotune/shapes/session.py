@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evotune import content
+from evotune import content, facts
 from evotune.asking import LEFT_OUT, Line, choose_model, open_line, usage
 from evotune.budget import Budget
 from evotune.errors import UsageError, nearest
@@ -84,13 +84,14 @@ def _check_settings(settings: Settings, names: Sequence[str]) -> None:
 
 
 def tune_shapes(
-    subjects: Mapping[str, Subject], settings: Settings, *, observer: Observer, fresh: bool = False
+    name: str, subjects: Mapping[str, Subject], settings: Settings, *, observer: Observer, fresh: bool = False
 ) -> ShapesResult:
     """Look for one program for several shapes of a kernel, as ``evotune run --shapes`` does.
 
     ``run.max_evaluations`` counts measured pairs of a shape and a configuration.
 
     Args:
+        name: Of the kernel, as the user gave it.
         subjects: By shape, of one kernel on one target.
         settings: Of the run; ``islands``, and all of ``prompt`` but its budget, are for single shapes.
         observer: Hears what happens.
@@ -112,6 +113,8 @@ def tune_shapes(
         journal = stack.enter_context(Journal(Path(settings.run.journal)))
         description = {**describe(subjects, settings), **measured_with(evaluator)}
         run = journal.open_run(known_as(subjects), first.source_hash, description, fresh=fresh)
+        if run.is_new:
+            facts.keep_given(run, name, settings)
         if run.replaces_edited:
             observer.on_note(f"{first.name} has changed since its last run in this journal: a new run begins")
         engine = open_engine(first, evaluator)

@@ -7,8 +7,10 @@ from dataclasses import replace
 
 import pytest
 
+from evotune import history
 from evotune.errors import Rejected
 from evotune.program import Sandbox
+from evotune.report.summary import command
 from evotune.settings import load
 from evotune.shapes import ShapesResult, tune_shapes
 from evotune.shapes.synthetic import PROBLEMS, FormulaEvaluator, latency_ms, space, subjects
@@ -48,7 +50,8 @@ class Flawed(FormulaEvaluator):
 
 def run(path, n, *, listener=None, provider="none", seed=0, family=None, **more) -> ShapesResult:
     flags = {"run.max_evaluations": n, "run.journal": str(path), "run.seed": seed, "llm.provider": provider, **more}
-    return tune_shapes(family or subjects(seed, THREE), load(None, flags, {}), observer=listener or Listener())
+    family, settings = family or subjects(seed, THREE), load(None, flags, {})
+    return tune_shapes("my/kernel.py", family, settings, observer=listener or Listener())
 
 
 def flawed(**flaws):
@@ -193,3 +196,11 @@ def test_what_is_fast_for_its_shape_is_measured_carefully_and_what_is_slow_is_no
         mine = sorted((t for t in listener.trials if split(t.config)[0] == name), key=lambda t: t.latency_ms)
         assert mine[0].best.fidelity.name == "high"
         assert mine[-1].best.fidelity.name == "low"
+
+
+def test_a_run_is_shown_with_the_command_that_makes_it_again(tmp_path):
+    journal = tmp_path / "j.db"
+    run(journal, 20)
+    again = command(history.load(journal, None), journal)
+    assert again.startswith("evotune run my/kernel.py --shapes token,tiny,square ")
+    assert "--provider none --max-evaluations 20" in again
