@@ -26,7 +26,9 @@ from tests.program import corpus
 SPACE = ConfigSpace.from_dict(corpus.SPACE, corpus.CONSTRAINTS)
 REPOSITORY = Path(__file__).parents[2]
 SECRET = "planted-8c1f4e"
-MOST_SECONDS = 1.5  # the promise is one second; the rest is a busy machine's
+# What nothing ends runs forever; that the others take a second at most is measured where nobody else is:
+# `benchmarks/reliability.py corpus`.
+MOST_SECONDS = 20.0
 
 
 @dataclass

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -25,6 +27,7 @@ HEADERS = {
     "aarch64": Path("/usr/include/asm-generic/unistd.h"),
 }
 PROGRAM = Path("/bin/true").resolve()
+T = TypeVar("T")
 
 
 def probe(layers: tuple[str, ...]) -> jail._Report:
@@ -48,6 +51,30 @@ def test_every_layer_is_proven_here_or_the_reason_is_told() -> None:
         assert all(all(worked.values()) for worked in probe(jail.LAYERS).before.values())
 
 
+def landlock_version() -> int:
+    """What this kernel has of it; below 1: nothing."""
+    create_ruleset, version = 444, 1  # include/uapi/asm-generic/unistd.h and linux/landlock.h
+    return ctypes.CDLL(None).syscall(create_ruleset, None, 0, version)
+
+
+# What the kernel says of itself. The other tests skip what the jail finds missing, also by a fault of its own.
+OFFERED = {
+    "limits": lambda: True,
+    "landlock": lambda: landlock_version() >= 1,
+    "seccomp": Path("/proc/sys/kernel/seccomp/actions_avail").exists,
+}
+
+
+@pytest.mark.parametrize("layer", jail.LAYERS)
+def test_a_layer_that_the_kernel_offers_is_proven(layer: str) -> None:
+    if not OFFERED[layer]():
+        pytest.skip(f"this kernel has no {layer}")
+    built = jail.build(PROGRAM)
+    built.script.close()
+    assert layer in built.layers
+    assert layer not in built.unproven
+
+
 @pytest.mark.parametrize("left_out", jail.LAYERS)
 def test_what_a_layer_forbids_is_possible_without_it(left_out: str) -> None:
     needs_all_layers()
@@ -57,6 +84,24 @@ def test_what_a_layer_forbids_is_possible_without_it(left_out: str) -> None:
     assert not any(worked for name in others for worked in report.after[name].values())
     assert left_out in jail._judge(report)
     assert report.escaped == (left_out == "landlock")
+
+
+def report(before: bool = True, after: bool = False, escaped: bool = False) -> jail._Report:
+    outcome = [{layer: {"attack": worked} for layer in jail.LAYERS} for worked in (before, after)]
+    return jail._Report(*outcome, failed={}, escaped=escaped)
+
+
+@pytest.mark.parametrize(
+    ("seen", "unproven"),
+    [
+        (report(), []),
+        (report(before=False), [*jail.LAYERS]),  # what is impossible anyway proves nothing
+        (report(after=True), [*jail.LAYERS]),
+        (report(escaped=True), ["landlock"]),
+    ],
+)
+def test_a_layer_counts_if_it_alone_made_the_attack_fail(seen: jail._Report, unproven: list[str]) -> None:
+    assert list(jail._judge(seen)) == unproven
 
 
 @pytest.mark.parametrize("machine", jail.SYSTEM_CALLS)
@@ -227,8 +272,7 @@ def host() -> Iterator[subprocess.Popen[bytes]]:
 
 def test_a_worker_has_nothing_of_its_parent_and_dies_with_it(host: subprocess.Popen[bytes]) -> None:
     # protection() has answered before the next worker is prepared.
-    time.sleep(0.5)
-    workers = _children(host.pid)
+    workers = wait_for(lambda: [p for p in _children(host.pid) if _program(p) == "monty"])
     assert workers
     for worker in workers:
         assert (worker / "environ").read_bytes() == b""
@@ -237,16 +281,30 @@ def test_a_worker_has_nothing_of_its_parent_and_dies_with_it(host: subprocess.Po
         os.kill(int(worker.name), signal.SIGSTOP)
     host.kill()
     host.wait()
-    end = time.monotonic() + 5
-    while (left := [p for p in workers if _parent(p) is not None]) and time.monotonic() < end:
-        time.sleep(0.02)
+    wait_for(lambda: all(_parent(p) is None for p in workers))
+    left = [p for p in workers if _parent(p) is not None]
     for worker in left:
         os.kill(int(worker.name), signal.SIGKILL)
     assert left == []
 
 
+def wait_for(condition: Callable[[], T]) -> T:
+    """What a condition gives when it holds, or after ten seconds."""
+    end = time.monotonic() + 10
+    while not (found := condition()) and time.monotonic() < end:
+        time.sleep(0.02)
+    return found
+
+
 def _children(pid: int) -> list[Path]:
     return [p for p in Path("/proc").glob("[0-9]*") if _parent(p) == pid]
+
+
+def _program(process: Path) -> str:
+    try:
+        return (process / "exe").readlink().name
+    except OSError:
+        return ""
 
 
 def _parent(process: Path) -> int | None:
@@ -255,6 +313,18 @@ def _parent(process: Path) -> int | None:
     except OSError:
         return None
     return None if state == "Z" else int(parent)
+
+
+def test_resources_are_limited_to_what_a_program_may_need() -> None:
+    code = """
+import resource
+from evotune.program import launcher
+launcher.limit_resources()
+for name in ("AS", "DATA", "CPU", "NOFILE", "FSIZE", "CORE"):
+    print(name, *resource.getrlimit(getattr(resource, "RLIMIT_" + name)))
+"""
+    most = {"AS": 512 << 20, "DATA": 96 << 20, "CPU": 2, "NOFILE": 16, "FSIZE": 0, "CORE": 0}
+    assert python(code).stdout.splitlines() == [f"{name} {bound} {bound}" for name, bound in most.items()]
 
 
 def test_limits_of_the_surroundings_are_never_raised() -> None:
@@ -266,3 +336,50 @@ launcher.limit_resources()
 print(resource.getrlimit(resource.RLIMIT_NOFILE), resource.getrlimit(resource.RLIMIT_FSIZE))
 """
     assert python(code).stdout == "(8, 8) (0, 0)\n"
+
+
+def test_a_launcher_whose_parent_has_died_starts_nothing() -> None:
+    # The signal of the parent's death comes only if that death is still ahead.
+    code = "from evotune.program import launcher\nlauncher.die_with_parent(1 << 22)\nprint('went on')"
+    done = python(code)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_a_layer_that_worked_at_start_and_fails_later_stops_the_program() -> None:
+    code = """
+import os
+from evotune.program import launcher
+def fails(*paths): raise OSError("gone")
+launcher.lose_files = fails
+jail = dict(layers=("landlock",), executable=("/bin/echo",), readable=(), filter_code=b"")
+launcher.launch(["went on"], parent_pid=os.getppid(), **jail)
+"""
+    done = python(code)
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+LOSE_FILES = """
+import os, socket, subprocess
+from evotune.program import launcher
+launcher._prctl(launcher.PR_SET_NO_NEW_PRIVS, 1)
+launcher.lose_files((), ({folder!r}, "/lib", "/lib64", "/usr/lib", "/etc"))
+def outcome(attempt):
+    try:
+        return attempt()
+    except OSError as error:
+        return type(error).__name__
+print(outcome(lambda: open({program!r}, "rb").read(4)))
+print(outcome(lambda: os.execv({program!r}, [{program!r}])))
+print(outcome(lambda: socket.create_connection(("127.0.0.1", {port}))))
+print(outcome(lambda: os.kill(os.getppid(), 0)))
+"""
+
+
+def test_landlock_alone_stops_execution_connections_and_signals(tmp_path: Path) -> None:
+    if landlock_version() < 6:
+        pytest.skip("this kernel's Landlock knows files only")
+    program = shutil.copy(PROGRAM, tmp_path / "program")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        done = python(LOSE_FILES.format(folder=str(tmp_path), program=str(program), port=port))
+    assert done.stdout.splitlines() == ["b'\\x7fELF'", *["PermissionError"] * 3], done.stderr

@@ -192,10 +192,24 @@ def test_a_lost_wall_of_the_language_stops_everything(layer: str, monkeypatch: p
         box.run(returning(repr(CONFIG)), SPACE)
 
 
-def test_a_limit_that_is_switched_off_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interpreter, "LIMITS", {**interpreter.LIMITS, "max_memory": None})
-    with pytest.raises(DeviceError, match="memory"), Sandbox() as box:
+@pytest.mark.parametrize("layer", ["time", "memory"])
+def test_a_limit_that_is_switched_off_is_noticed(layer: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    lost = {"time": ("max_feed_duration_secs", "max_turn_duration_secs"), "memory": ("max_memory",)}[layer]
+    monkeypatch.setattr(interpreter, "LIMITS", {**interpreter.LIMITS, **dict.fromkeys(lost)})
+    with pytest.raises(DeviceError, match=f"lost its limit on {layer}"), Sandbox() as box:
         box.run(returning(repr(CONFIG)), SPACE)
+
+
+def test_a_program_that_does_not_listen_to_its_limits_is_killed(sandbox: Sandbox) -> None:
+    # One operation on huge integers, in the middle of which the interpreter looks at no clock.
+    assert "request timeout" in rejection(sandbox, "x = str(7**6000000)\n" + returning(repr(CONFIG))).reason
+
+
+def test_recursion_is_allowed_to_a_depth_and_not_beyond(sandbox: Sandbox) -> None:
+    recursive = "def down(n):\n    return 0 if n == 0 else down(n - 1)\n"
+    program = recursive + returning(repr(CONFIG)) + "down({depth})\n"
+    assert sandbox.run(program.replace("{depth}", "150"), SPACE) == CONFIG
+    assert "RecursionError" in rejection(sandbox, program.replace("{depth}", "250")).reason
 
 
 def test_the_shared_sandbox_is_behind_run() -> None:
