@@ -12,6 +12,7 @@ import json
 import marshal
 import os
 import platform
+import shlex
 import struct
 import subprocess
 import sys
@@ -26,6 +27,7 @@ PROBE_TIMEOUT_S = 20.0
 # What a dynamically linked program reads before it starts.
 LIBRARIES = ("/lib", "/lib64", "/usr/lib", "/usr/lib64", "/etc/ld.so.cache")
 
+SHEBANG_BYTES = 127  # before Linux 5.1; 255 since: include/uapi/linux/binfmts.h
 # include/uapi/linux/memfd.h and fcntl.h; the standard library does not have all of them in 3.10.
 MFD_ALLOW_SEALING, MFD_EXEC = 0x2, 0x10
 F_ADD_SEALS, F_SEAL_ALL = 1033, 0xF
@@ -217,7 +219,17 @@ def _text(*modules: str, call: str) -> str:
     bodies = [files.joinpath(f"{name}.py").read_text(encoding="utf-8").replace(future, "") for name in modules]
     code = compile("\n".join([future, *bodies, call]), "<jail>", "exec")
     # Parsing would take a fifth of the launcher's time, at every program.
-    return f"#!{sys.executable} -ISE\nimport marshal\nexec(marshal.loads({marshal.dumps(code)!r}))\n"
+    return f"{_first_line(sys.executable)}\nimport marshal\nexec(marshal.loads({marshal.dumps(code)!r}))\n"
+
+
+def _first_line(python: str) -> str:
+    """What makes the kernel start a script with an interpreter, wherever that lies."""
+    line = f"#!{python} -ISE"
+    if " " not in python and len(line) <= SHEBANG_BYTES:
+        return line
+    # The kernel splits at blanks and cuts what is long, so the shell starts it. To Python the second line and the
+    # third are a text; to the shell they are a command and what it never comes to.
+    return f"#!/bin/sh\n'''exec' {shlex.quote(python)} -ISE \"$0\" \"$@\"\n' '''"
 
 
 def _call(form: str, layers: Sequence[str], program: Path, *more: object) -> str:

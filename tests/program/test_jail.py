@@ -18,7 +18,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from evotune.program import jail
+from evotune.program import Sandbox, jail
+from evotune.space import ConfigSpace
 
 REPOSITORY = Path(__file__).parents[2]
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="the jail is made of Linux's parts")
@@ -27,6 +28,7 @@ HEADERS = {
     "aarch64": Path("/usr/include/asm-generic/unistd.h"),
 }
 PROGRAM = Path("/bin/true").resolve()
+SPACE = ConfigSpace.from_dict({"x": [1, 2]})
 T = TypeVar("T")
 
 
@@ -201,6 +203,17 @@ def test_strict_isolation_refuses_and_standard_warns_once_without_a_layer(before
     assert named not in warned.stdout
     assert warned.stderr.count("WARNING") == 1
     assert named in warned.stderr
+
+
+@pytest.mark.parametrize("folder", ["with blanks and 'quotes'", "long" * 50])
+def test_the_interpreter_may_lie_anywhere(folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    needs_all_layers()
+    (tmp_path / folder).mkdir()
+    python = tmp_path / folder / "python"
+    python.symlink_to(Path(sys.executable).resolve())
+    monkeypatch.setattr(sys, "executable", str(python))
+    with Sandbox("strict") as box:
+        assert box.run("def get_kernel_config():\n    return {'x': 2}", SPACE) == {"x": 2}
 
 
 def test_no_temporary_directory_is_needed() -> None:
