@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import threading
 from collections.abc import Callable
@@ -94,7 +95,9 @@ def server_of(live: Live, port: int) -> ThreadingHTTPServer:
     try:
         return ThreadingHTTPServer((ADDRESS, port), _handler(live))
     except OSError as error:
-        raise UsageError(f"port {port} cannot be served: {error}; give another --port, or none") from None
+        taken = error.errno == errno.EADDRINUSE
+        why = "is taken by another program" if taken else f"cannot be served: {error.strerror}"
+        raise UsageError(f"port {port} {why}; give another --port, or leave it out for a free one") from None
 
 
 def _handler(live: Live) -> type[BaseHTTPRequestHandler]:

@@ -383,7 +383,7 @@ def outcome(attempt):
         return type(error).__name__
 print(outcome(lambda: open({program!r}, "rb").read(4)))
 print(outcome(lambda: os.execv({program!r}, [{program!r}])))
-print(outcome(lambda: socket.create_connection(("127.0.0.1", {port}))))
+print(outcome(lambda: socket.socket().connect(("127.0.0.1", {port}))))
 print(outcome(lambda: os.kill(os.getppid(), 0)))
 """
 
