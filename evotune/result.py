@@ -10,6 +10,20 @@ from typing import Any
 
 from evotune.trial import Trial
 
+# Why a run ended, or how it stands.
+STOPPED = {
+    "evaluations": "the evaluations were used up",
+    "seconds": "the time was used up",
+    "exhausted": "every legal configuration was evaluated",
+    "target": "the latency that was asked for was reached",
+    "roofline": "the share of the roofline that was asked for was reached",
+    "no progress": "there was no new best for as many evaluations as were asked for",
+    "let go": "its process ended without a result; the same command goes on from there",
+    "interrupted": "it was interrupted; the same command goes on from there",
+    "running": "it goes on",
+    "cut off": "it was cut off; the same command goes on from there",
+}
+
 
 @dataclass(frozen=True)
 class Result:

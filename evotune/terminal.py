@@ -20,6 +20,7 @@ from rich.text import Text
 
 from evotune.interval import verdict
 from evotune.progress import Progress, Watch, sparkline
+from evotune.result import STOPPED
 from evotune.trial import Trial
 
 if TYPE_CHECKING:
@@ -211,9 +212,8 @@ def print_end(result: Result, console: Console) -> None:
     if usage := usage_of(result.llm):
         asked = dict.fromkeys((result.llm["provider"], result.llm["model"]))
         console.print(f"model {' '.join(asked)}: {usage}")
-    console.print(
-        f"stopped by {result.stopped} after {result.seconds:.1f} s; run {result.run_id} in {result.journal}"
-    )
+    ended = f"ended after {result.seconds:.1f} s: {STOPPED.get(result.stopped, result.stopped)}"
+    console.print(f"{ended}; run {result.run_id} in {result.journal}")
 
 
 def print_plan(plan: Plan, console: Console) -> None:
@@ -296,7 +296,7 @@ def usage_of(llm: Mapping[str, Any]) -> str:
     if not (calls := llm.get("calls")):
         return ""
     cost = "cost unknown" if llm["usd"] is None else f"${llm['usd']:.4f}"
-    return f"{calls} calls, {llm['input_tokens'] + llm['output_tokens']} tokens, {cost}"
+    return f"{calls} call{'' if calls == 1 else 's'}, {llm['input_tokens'] + llm['output_tokens']} tokens, {cost}"
 
 
 def device_of(readings: Mapping[str, float | str]) -> str:

@@ -136,6 +136,7 @@ def test_what_a_model_costs_is_shown_while_a_run_goes_on(capsys):
     assert "model asked, 3 calls, 1000 tokens, $0.0125" in capsys.readouterr().err
     assert usage_of({**spent, "usd": None}) == "3 calls, 1000 tokens, cost unknown"
     assert usage_of({**spent, "calls": 0}) == ""
+    assert usage_of({**spent, "calls": 1}).startswith("1 call, ")
 
 
 def test_settings_limit_calls_tokens_seconds_and_money():

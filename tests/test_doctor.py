@@ -15,6 +15,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from evotune.cli import doctor as printing
 from evotune.doctor import examine, faults, gpus, machine, model, row, software, storage, walls
 from evotune.doctor.examination import run_all
 from evotune.doctor.row import Row
@@ -72,6 +73,22 @@ def test_the_exit_code_says_whose_the_failure_is(tmp_path, arguments, environmen
     shown = doctor(*arguments, cwd=tmp_path, check=code, **environment).stdout
     for word in words:
         assert word in shown
+
+
+@pytest.mark.parametrize("columns", [30, 40, 100])
+def test_every_width_says_the_same_and_breaks_no_word(monkeypatch, capsys, columns: int) -> None:
+    rows = [
+        row.ok("Python", "3.11 at /a/place/of/more/than/thirty/letters"),
+        row.warn("disk", "nearly " * 9, "rm x"),
+    ]
+    said = []
+    for width in (columns, 1000):
+        monkeypatch.setenv("COLUMNS", str(width))
+        printing._print(rows)
+        said.append(capsys.readouterr().out)
+    narrow, wide = said
+    assert narrow.split() == wide.split()
+    assert all(len(line) <= columns for line in narrow.splitlines() if "/" not in line)
 
 
 def test_an_examination_that_crashes_or_hangs_is_a_failed_row_and_hides_no_other() -> None:
@@ -374,7 +391,7 @@ def test_a_journal_is_examined_without_leaving_a_trace(tmp_path: Path) -> None:
     assert sound.status == "ok"
     assert "passes its integrity check" in sound.found
     assert run_id in runs.found
-    assert "stopped by evaluations" in runs.found
+    assert "the evaluations were used up" in runs.found
     assert "unfinished" not in runs.found
 
 

@@ -274,3 +274,11 @@ def test_wrong_use_is_told_and_ends_with_2(tmp_path, monkeypatch, capsys):
         code, out, err = command(monkeypatch, capsys, *arguments, "--journal", path)
         assert (code, out) == (2, "")
         assert message in err
+
+
+def test_a_value_with_a_line_break_is_shown_as_what_it_is(tmp_path, monkeypatch, capsys):
+    write(tmp_path / "j.db", [MATMUL, {**BEST, "PRECISION": "tf32\nx3"}])
+    _, run, _ = command(monkeypatch, capsys, "--journal", tmp_path / "j.db")
+    _, trial, _ = command(monkeypatch, capsys, "--trial", 2, "--journal", tmp_path / "j.db")
+    assert r"PRECISION ieee -> 'tf32\nx3'" in run
+    assert r"PRECISION='tf32\nx3'" in trial

@@ -171,7 +171,7 @@ def test_a_terminal_of_forty_columns_shows_all_that_a_pipe_gets(tmp_path):
     piped = in_a_pipe(*RUN, "--journal", "a.db", cwd=tmp_path)
     narrow = ESCAPES.sub("", on_a_terminal(40, *RUN, "--journal", "b.db", cwd=tmp_path))
     for line in piped.stdout.splitlines():
-        if not line.startswith(("stopped by", "┏", "┡", "└", "│", "┃")):
+        if not line.startswith(("ended after", "┏", "┡", "└", "│", "┃")):
             assert line in narrow
     cells = [cell.strip() for line in piped.stdout.splitlines() if line[:1] == "│" for cell in line.split("│")]
     assert len(cells) > 20

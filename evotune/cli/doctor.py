@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shutil
+import textwrap
 from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -78,11 +80,28 @@ def _print(rows: list[Row]) -> None:
     from rich.text import Text
 
     console = stdout()
-    width = max(len(row.name) for row in rows)
+    names = max(len(row.name) for row in rows)
+    indent = " " * (names + 8)
+    columns = shutil.get_terminal_size((console.width, 24)).columns
+    if columns < 2 * len(indent):  # what was found has lines of its own there
+        names, indent = 0, " " * 6
     for row in rows:
-        line = Text.assemble((f"{row.status:4}", COLOURS[row.status]), f"  {row.name:{width}}  {row.found}")
-        console.print(line)
-        if row.fix:
-            console.print(Text(f"{'':6}{'':{width}}  fix: {row.fix}"))
+        said = [row.found, *([f"fix: {row.fix}"] if row.fix else [])]
+        lines = [line for text in said for line in _filled(text, columns, indent)]
+        head = f"  {row.name:{names}}"
+        lines[0] = f"{head}  {lines[0].lstrip()}" if names else f"{head}\n{lines[0]}"
+        console.print(Text.assemble((f"{row.status:4}", COLOURS[row.status]), "\n".join(lines)))
     counts = Counter(row.status for row in rows)
     console.print(", ".join(f"{counts[status]} {status}" for status in COLOURS))
+
+
+def _filled(text: str, columns: int, indent: str) -> list[str]:
+    """Lines that fit; only a word that does not is left to the terminal to break, as paths are to be copied."""
+    return textwrap.wrap(
+        text,
+        columns,
+        initial_indent=indent,
+        subsequent_indent=indent,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )

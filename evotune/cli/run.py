@@ -108,7 +108,7 @@ def run(
         bool, typer.Option("--json", help="Print one JSON object on stdout and nothing else there.")
     ] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="One line per trial.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Warnings only.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress: warnings and the result.")] = False,
     progress: Annotated[
         Literal["auto", "json"],
         typer.Option(

@@ -44,7 +44,7 @@ def prepare() -> None:
         sys.stdout = os.fdopen(1, "w")
     if stderr is None:
         sys.stderr = os.fdopen(2, "w")
-    elif isinstance(stderr, io.TextIOWrapper):
+    elif isinstance(stderr, io.TextIOWrapper) and stderr is sys.__stderr__:  # what others put there is theirs
         sys.stderr = Told(
             cast("BinaryIO", stderr.buffer),
             encoding=stderr.encoding,

@@ -13,6 +13,7 @@ from evotune.facts import BUDGETS, GIVEN
 from evotune.history import RunHistory
 from evotune.interval import ratio_ci95, verdict
 from evotune.report.kept import kept
+from evotune.result import STOPPED
 
 # What a person should know of timings before they are believed.
 PROVENANCE: Mapping[str, str] = {
@@ -25,18 +26,6 @@ VERDICTS = {
     "faster": "faster than the default",
     "slower": "slower than the default",
     "tie": "no different from the default, as far as the measurements can tell",
-}
-STOPPED = {
-    "evaluations": "the evaluations were used up",
-    "seconds": "the time was used up",
-    "exhausted": "every legal configuration was evaluated",
-    "target": "the latency that was asked for was reached",
-    "roofline": "the share of the roofline that was asked for was reached",
-    "no progress": "there was no new best for as many evaluations as were asked for",
-    "let go": "its process ended without a result; the same command goes on from there",
-    "interrupted": "it was interrupted; the same command goes on from there",
-    "running": "it goes on",
-    "cut off": "it was cut off; the same command goes on from there",
 }
 
 

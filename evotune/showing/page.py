@@ -75,7 +75,7 @@ def config_of(trial: Trial) -> Config:
 def difference(before: Config, after: Config) -> Iterator[str]:
     """``name old -> new`` of each parameter, or its value where that is the same."""
     for name, value in after.items():
-        yield _change(before, name, value) or f"{name} {value}"
+        yield _change(before, name, value) or f"{name} {_plain(value)}"
 
 
 def changes(before: Config, after: Config) -> list[str]:
@@ -86,7 +86,7 @@ def changes(before: Config, after: Config) -> list[str]:
 def _change(before: Config, name: str, value: Value) -> str:
     old = before.get(name, value)
     # True is not 1.
-    return "" if type(old) is type(value) and old == value else f"{name} {old} -> {value}"
+    return "" if type(old) is type(value) and old == value else f"{name} {_plain(old)} -> {_plain(value)}"
 
 
 def pairs(values: Mapping[str, Any]) -> str:
@@ -95,7 +95,13 @@ def pairs(values: Mapping[str, Any]) -> str:
 
 
 def _short(value: Any) -> str:
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else _plain(value)
+
+
+def _plain(value: Any) -> str:
+    """As it is, but a text with blanks, line breaks and the like in quotes: lines are filled anew."""
+    is_word = not isinstance(value, str) or (value.isprintable() and value.split() == [value])
+    return str(value) if is_word else ascii(value)
 
 
 def listed(counts: Mapping[str, int]) -> str:

@@ -289,7 +289,8 @@ def test_a_worker_has_nothing_of_its_parent_and_dies_with_it(host: subprocess.Po
     assert workers
     for worker in workers:
         assert (worker / "environ").read_bytes() == b""
-        assert {fd.name for fd in (worker / "fd").iterdir()} == {"0", "1", "2"}
+        # While it is loaded, it has the libraries open.
+        assert wait_for(lambda w=worker: {fd.name for fd in (w / "fd").iterdir()} == {"0", "1", "2"})
         # It can neither notice the end of its input nor use up its processor time.
         os.kill(int(worker.name), signal.SIGSTOP)
     host.kill()

@@ -136,7 +136,10 @@ def test_a_journal_that_goes_away_is_said_and_not_fatal(run, tmp_path):
 
 def test_a_taken_port_is_wrong_use(run):
     live = Live(run.journal.path, None)
-    with server_of(live, 0) as server, pytest.raises(UsageError, match="--port"):
+    with (
+        server_of(live, 0) as server,
+        pytest.raises(UsageError, match="is taken by another program; give another --port"),
+    ):
         server_of(live, server.server_port)
 
 

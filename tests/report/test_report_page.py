@@ -98,6 +98,23 @@ def test_nothing_is_said_that_is_not_known(pages):
     assert "was not kept with this run" in part(pages["ordinary"], "reproduce")
 
 
+def test_what_is_compared_has_one_unit():
+    history = history_of(
+        trial(0, {"tile": 1}, timed(HIGH, 0.0012), origin="default"), trial(1, {"tile": 2}, timed(HIGH, 0.0008))
+    )
+    text = text_of(View(history), JOURNAL)
+    assert "1.2 µs → 0.8 µs" in part(text, "summary")
+    assert "0.0012 ms" not in part(text, "best")
+
+
+@pytest.mark.parametrize(("state", "said"), [("running", "the finals come last"), ("cut off", "were not held")])
+def test_of_a_run_that_goes_on_nobody_says_that_finals_were_not_held(state, said):
+    history = history_of(
+        trial(0, {"tile": 1}, timed(HIGH, 2), origin="default"), trial(1, {"tile": 2}, timed(HIGH, 1)), state=state
+    )
+    assert said in part(text_of(View(history), JOURNAL), "summary")
+
+
 def test_a_run_over_shapes_has_its_table(pages):
     found = part(pages["shapes"], "best")
     assert re.search(r"small n=8 .* 2 ms", found)
