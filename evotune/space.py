@@ -380,14 +380,15 @@ def _column(values: tuple[Value, ...]) -> Array:
 
 
 def _check_parameter(name: str, parameter: Parameter) -> None:
-    if not name.isidentifier():
+    if type(name) is not str or not name.isidentifier():
         raise UsageError(f"parameter name {name!r} is not a Python identifier; rename it")
     if not parameter.values:
         raise UsageError(f"parameter {name!r} has no values; give at least one")
     for value in parameter.values:
         if type(value) not in (bool, int, float, str):
             found = type(value).__name__
-            raise UsageError(f"{name}: value {value!r} is a {found}; use bool, int, float or str")
+            hint = "; .tolist() of what it comes from makes them" if hasattr(value, "tolist") else ""
+            raise UsageError(f"{name}: value {value!r} is a {found}; use bool, int, float or str{hint}")
         if isinstance(value, float) and not math.isfinite(value):
             raise UsageError(f"{name}: value {value!r} is not finite; remove it")
     if len({(type(v), v) for v in parameter.values}) < len(parameter.values):

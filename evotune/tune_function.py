@@ -68,11 +68,7 @@ def tune(
 
     def speed(config: dict[str, Value]) -> float | None:
         found = latency_ms(config)
-        if found is None or math.isnan(found) or math.isinf(found):
-            return None
-        if found <= 0:
-            raise ValueError(f"a latency of {found} ms; it must be positive")
-        return 1.0 / found
+        return None if found is None else 1.0 / _positive_ms(found)
 
     def told(number: int, config: Mapping[str, Value], score: float | None) -> None:
         if on_evaluation is not None:
@@ -93,3 +89,14 @@ def tune(
     assert tuner.best_score is not None
     history = [(c, None if score is None else 1.0 / score) for c, score in tuner.history]
     return Tuned(config, 1.0 / tuner.best_score, history)
+
+
+def _positive_ms(found: Any) -> float:
+    """A latency, or a ValueError that says what came in place of one."""
+    try:
+        value_ms = float(found)
+    except (TypeError, ValueError):
+        raise ValueError(f"latency_ms returned a {type(found).__name__}; give one number") from None
+    if not math.isfinite(value_ms) or value_ms <= 0:
+        raise ValueError(f"a latency of {value_ms} ms; it must be positive and finite")
+    return value_ms

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import evotune
@@ -53,6 +55,28 @@ def test_a_latency_that_is_none_says_so() -> None:
         evotune.tune(lambda config: -1.0, SPACE, max_evaluations=4)
     with pytest.raises(UsageError, match="cannot be called"):
         evotune.tune(3.0, SPACE)
+
+
+@pytest.mark.parametrize(
+    ("space", "message"),
+    [
+        ({1: [1, 2]}, "parameter name 1 is not a Python identifier"),
+        ({"x": np.array([1, 2])}, "int64; use bool, int, float or str; .tolist()"),
+        ({"x": [1.0, math.nan]}, "nan is not finite"),
+    ],
+)
+def test_a_space_that_cannot_be_used_is_refused_in_words(space: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=re.escape(message)):
+        evotune.tune(lambda config: 1.0, space)
+
+
+@pytest.mark.parametrize(
+    ("returned", "message"),
+    [(math.nan, "a latency of nan ms"), (np.ones(2), "returned a ndarray; give one number"), ("fast", "a str")],
+)
+def test_what_is_no_latency_is_named(returned: object, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        evotune.tune(lambda config: returned, {"x": [1, 2]})
 
 
 def test_the_same_call_resumes_from_a_journal(tmp_path: Path) -> None:

@@ -106,6 +106,10 @@ class Autotuner(TritonAutotuner):
         budget: Budget,
         keeps: bool,
     ) -> None:
+        if not hasattr(fn, "arg_names"):
+            raise UsageError(f"{fn!r} is no kernel of Triton; put @triton.jit below this decorator")
+        if not given:
+            raise UsageError(f"configs is {given!r}: nothing to choose from; give a list, or values by name")
         names = {"key": key, "check": check, **{n: options[n] or () for n in ("reset_to_zero", "restore_value")}}
         for what, wanted in names.items():
             if unknown := [f"{n!r}{nearest(n, fn.arg_names)}" for n in wanted if n not in fn.arg_names]:
@@ -113,8 +117,8 @@ class Autotuner(TritonAutotuner):
         if budget.max_evaluations < 1:
             raise UsageError(f"max_evaluations = {budget.max_evaluations!r} must be 1 at least")
         self.space: ConfigSpace | None = None
-        if isinstance(given, Sequence) or not given:
-            listed = cast(Sequence[TritonConfig], given or ())
+        if isinstance(given, Sequence):
+            listed = cast(Sequence[TritonConfig], given)
             if odd := [c for c in listed if not hasattr(c, "all_kwargs")]:
                 raise UsageError(f"configs: {odd[0]!r} is not a triton.Config")
             configs = list(dict.fromkeys(listed))

@@ -11,7 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-from evotune.errors import UsageError, nearest
+from evotune.errors import DeviceError, UsageError, nearest
 
 VARIABLE = "EVOTUNE"
 Mode = Literal["search", "cached", "off"]
@@ -57,7 +57,11 @@ def is_broken() -> bool:
 
 
 def describe_device() -> dict[str, str]:
-    """Name of the device in use, and versions of all that makes code for it and runs it."""
+    """Name of the device in use, and versions of all that makes code for it and runs it.
+
+    Raises:
+        DeviceError: There is none.
+    """
     torch: Any = sys.modules.get("torch")
     found = {"triton": _triton.__version__, "torch": torch.__version__ if torch else "not used"}
     if is_interpreting():
@@ -65,7 +69,10 @@ def describe_device() -> dict[str, str]:
     if torch and torch.cuda.is_available():
         name = torch.cuda.get_device_name()
     else:
-        name = str(_triton.runtime.driver.active.get_current_target())
+        try:
+            name = str(_triton.runtime.driver.active.get_current_target())
+        except RuntimeError as error:
+            raise DeviceError(f"Triton finds no GPU ({error}); TRITON_INTERPRET=1 runs kernels on a CPU") from error
     # Variables that change what Triton makes of the same code.
     switches = import_module("triton._C.libtriton").get_cache_invalidating_env_vars()
     return {"device": name, **found, "driver": _driver_version(), "switches": str(sorted(switches.items()))}

@@ -6,6 +6,7 @@ import importlib.util
 import json
 import logging
 import multiprocessing
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ if importlib.util.find_spec("torch") is None:
     pytest.skip("torch is not installed", allow_module_level=True)
 
 from evotune.decorated import Tunables  # noqa: E402
-from evotune.errors import UsageError  # noqa: E402
+from evotune.errors import DeviceError, UsageError  # noqa: E402
 from evotune.space import ConfigSpace  # noqa: E402
 from evotune.triton import Tolerance, autotune  # noqa: E402
 from evotune.triton.cache import Cache  # noqa: E402
@@ -152,6 +153,8 @@ def kernel(x, out, n, BLOCK: triton.language.constexpr):  # noqa: N803
         ([of(1, pre_hook=print), of(1), of(2)], {"key": []}, "differ in their pre_hook alone"),
         ({"BLOK": [1, 2]}, {"key": []}, r"'BLOK' \(did you mean 'BLOCK'\?\) is neither an argument"),
         ({"BLOCK": []}, {"key": []}, "has no values"),
+        ({}, {"key": []}, r"configs is \{\}: nothing to choose from"),
+        ([], {"key": []}, r"configs is \[\]: nothing to choose from"),
         (32, {"key": []}, "give a list of triton.Config"),
         ({"BLOCK": [1, 2]}, {"key": [], "prune_configs_by": {"top_k": 1}}, "choose from a list"),
     ],
@@ -159,6 +162,17 @@ def kernel(x, out, n, BLOCK: triton.language.constexpr):  # noqa: N803
 def test_what_cannot_be_used_is_refused_where_it_is_written(configs: Any, options: Any, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         autotune(configs, **options)(kernel)
+
+
+def test_a_function_that_is_no_kernel_is_refused_with_what_is_missing() -> None:
+    with pytest.raises(UsageError, match=r"no kernel of Triton; put @triton\.jit below"):
+        autotune([of(1), of(2)], key=[])(lambda x: x)
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="there is a driver")
+def test_a_launch_without_a_gpu_says_what_else_there_is() -> None:
+    with pytest.raises(DeviceError, match="TRITON_INTERPRET=1"):
+        autotune([of(1), of(2)], key=[])(kernel)[(1,)](1, 2, 3)
 
 
 def test_the_same_configuration_twice_is_one() -> None:
