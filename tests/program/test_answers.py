@@ -154,6 +154,14 @@ def test_nothing_is_raised_for_any_text() -> None:
     check()
 
 
+def test_the_source_of_a_kernel_is_no_proposal() -> None:
+    kernel = (
+        "```python\n@triton.jit\ndef add(x, y, out, n, BLOCK: tl.constexpr):\n    tl.store(out, tl.load(x))\n```\n"
+    )
+    assert extract(kernel).proposals == ()
+    assert reasons(kernel) == ["a python block holds neither JSON nor a program"]
+
+
 def test_the_answer_is_not_executed(tmp_path: Path) -> None:
     canary = tmp_path / "canary"
     found = extract(f"```python\nopen({str(canary)!r}, 'w')\n{PROGRAM}```\n")
