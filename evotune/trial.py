@@ -17,6 +17,9 @@ Provenance = Literal["measured", "replayed", "compiled", "synthetic"]
 # The entry of a measurement's context that tells how long making it took.
 SECONDS = "seconds"
 
+# The entry that tells into how many blocks, equal and one after the other, its samples fall.
+BLOCKS = "blocks"
+
 # 1.4826 turns a median absolute deviation into a standard deviation of a normal; 1.2533 is the
 # ratio of the standard error of a median to that of a mean.
 MAD_TO_STD = 1.4826

@@ -9,8 +9,8 @@ from evotune.trial import Fidelity, Measurement
 ULTRA = Fidelity(4, "ultra", 500)
 
 
-def measured(samples) -> Measurement:
-    return Measurement(ULTRA, "measured", tuple(float(s) for s in samples))
+def measured(samples, **context: float) -> Measurement:
+    return Measurement(ULTRA, "measured", tuple(float(s) for s in samples), context=context)
 
 
 def test_a_drift_shared_by_both_cancels_in_the_ratio():
@@ -29,6 +29,42 @@ def test_the_interval_covers_the_truth_about_19_times_in_20():
         low, high = ratio_ci95(slow, fast)[1]
         covered += low <= 1.2 <= high
     assert 175 <= covered <= 200
+
+
+def test_equal_code_is_a_tie_although_each_block_has_luck_of_its_own():
+    """Sixteen blocks of 32 rounds, each of which moves a ratio of 1 by 1 %, far more than the rounds do."""
+    rng = np.random.default_rng(0)
+    verdicts = [verdict(ratio_ci95(*in_blocks(rng, 1.0))[1]) for _ in range(400)]
+    assert verdicts.count("tie") >= 0.95 * 400
+    assert all(verdict(ratio_ci95(*in_blocks(rng, 1.05))[1]) == "faster" for _ in range(50))
+
+
+def in_blocks(rng, ratio: float) -> tuple[Measurement, Measurement]:
+    luck = np.repeat(0.01 * rng.standard_normal(16), 32)
+    slow, fast = (np.exp(0.001 * rng.standard_normal(512)) for _ in range(2))
+    return measured(ratio * slow * np.exp(luck), blocks=16), measured(fast, blocks=16)
+
+
+def test_one_block_in_sixteen_that_was_disturbed_hardly_widens_the_interval():
+    rng = np.random.default_rng(0)
+    slow, fast = (rng.uniform(1.0, 1.001, 512) for _ in range(2))
+    slow[:32] *= 2
+    low, high = ratio_ci95(measured(slow, blocks=16), measured(fast, blocks=16))[1]
+    assert 0.999 < low <= high < 1.001
+
+
+def test_measurements_at_different_times_are_not_taken_for_rounds():
+    """Each alone has one block; what disturbed one did not disturb the other."""
+    drift = np.exp(np.linspace(0, 0.5, 50))
+    low, high = ratio_ci95(measured(2 * drift, blocks=1), measured(drift, blocks=1))[1]
+    assert low < 1.9
+    assert high > 2.1
+
+
+def test_fewer_than_six_blocks_cannot_bound_anything_with_their_range():
+    low, high = ratio_ci95(measured([2, 2.2, 2.4, 2.6] * 2, blocks=4), measured([1.0] * 8, blocks=4))[1]
+    assert low < 2.1
+    assert high > 2.5
 
 
 def test_single_recorded_means_use_their_recorded_errors():

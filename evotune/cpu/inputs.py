@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from evotune.errors import UsageError
 from evotune.kernel import Array, LoadedKernel, Problem, Tolerance
 
 ALIGN_BYTES = 64  # a cache line: offsets that differ between buffers would show up as noise
+LINES_IN_A_PAGE = 64
 GUARD_BYTES = 4096
 GUARD = 0xA5
 TIMING_SETS = 3
@@ -25,12 +27,13 @@ MAX_ARRAYS = 8  # that the harness can pass, with the output
 
 
 class GuardedArray:
-    """A C-contiguous array between two bands of known bytes."""
+    """A C-contiguous array between two bands of known bytes, so many cache lines further than it had to be."""
 
-    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    def __init__(self, shape: tuple[int, ...], dtype: np.dtype[Any], lines: int = 0) -> None:
         nbytes = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
-        raw = np.full(nbytes + 2 * GUARD_BYTES + ALIGN_BYTES, GUARD, np.uint8)
-        start = GUARD_BYTES + -(raw.ctypes.data + GUARD_BYTES) % ALIGN_BYTES
+        before = GUARD_BYTES + lines * ALIGN_BYTES
+        raw = np.full(before + nbytes + GUARD_BYTES + ALIGN_BYTES, GUARD, np.uint8)
+        start = before + -(raw.ctypes.data + before) % ALIGN_BYTES
         self.array: Array = raw[start : start + nbytes].view(dtype).reshape(shape)
         self._bands = (raw[start - GUARD_BYTES : start], raw[start + nbytes : start + nbytes + GUARD_BYTES])
 
@@ -53,11 +56,14 @@ class InputSet:
     expected: Array
 
     @classmethod
-    def of(cls, inputs: Sequence[Array], expected: Array) -> InputSet:
-        arguments = tuple(GuardedArray(a.shape, a.dtype) for a in inputs)
+    def of(cls, inputs: Sequence[Array], expected: Array, rng: random.Random | None = None) -> InputSet:
+        """A set in new memory; with a generator, each array at a random offset within a page."""
+        arrays = (*inputs, expected)
+        lines = [rng.randrange(LINES_IN_A_PAGE) if rng else 0 for _ in arrays]
+        *arguments, output = (GuardedArray(a.shape, a.dtype, n) for a, n in zip(arrays, lines, strict=True))
         for argument, values in zip(arguments, inputs, strict=True):
             argument.array[...] = values
-        return cls(tuple(inputs), arguments, GuardedArray(expected.shape, expected.dtype), expected)
+        return cls(tuple(inputs), tuple(arguments), output, expected)
 
     def refilled(self, other: InputSet) -> InputSet:
         """The same memory with the values of another set."""
@@ -154,6 +160,11 @@ class Inputs:
         self.timing = [first, *(self._draw() for _ in range(1 if is_large else TIMING_SETS - 1))]
         self.tolerance = self._tolerance(first.expected.dtype)
         self._unseen: deque[InputSet] = deque(maxlen=UNSEEN_SETS)
+        self._offsets = random.Random(seed)
+
+    def move_timing(self) -> None:
+        """Give the timing sets other memory, because where it lies has a part in how long a kernel takes."""
+        self.timing = [InputSet.of(s.pristine, s.expected, self._offsets) for s in self.timing]
 
     def swap_timing(self) -> None:
         """Move the values of the timing sets around: what was at an address is now at another."""

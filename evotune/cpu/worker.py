@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import math
 import os
+import shutil
 import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -17,11 +18,14 @@ import numpy as np
 
 from evotune.cpu.inputs import WROTE_OUTSIDE, Inputs, InputSet
 from evotune.errors import DeviceError, Rejected
+from evotune.interval import MAX_BLOCKS, MIN_BLOCKS
 from evotune.kernel import load_kernel
+from evotune.trial import BLOCKS
 
 MIN_SAMPLE_NS = 50_000  # shorter ones would measure the clock: a reading takes 0.3 us or more
 MIN_SAMPLES = 3
 MAX_GROWTH = 100
+SURELY_LONG = 20  # times MIN_SAMPLE_NS: no interruption makes a short call look like that
 # Reading the clocks costs the process about 1 us a sample that the thread is not charged for.
 MAX_CPU_RATIO = 1.2
 CPU_SLACK_NS = 100_000
@@ -89,14 +93,24 @@ class Harness:
             raise DeviceError("a kernel with a known result gives another; this machine cannot be trusted")
 
 
+Sample = tuple[int, int, int]
+"""Of so many calls together: thread CPU time, process CPU time and wall time, ns."""
+
+
 @dataclass
 class Run:
     """One loaded kernel on its way through a measurement."""
 
-    kernel: int
+    path: str
+    kernel: int = 0
     calls: int = 1
-    samples: list[tuple[int, int, int]] = field(default_factory=list[tuple[int, int, int]])
+    blocks: list[list[Sample]] = field(default_factory=list["list[Sample]"])
+    """Samples of each block, all of the same length."""
     failure: Rejected | None = None
+
+    @property
+    def samples(self) -> list[Sample]:
+        return [sample for block in self.blocks for sample in block]
 
 
 class Session:
@@ -108,6 +122,7 @@ class Session:
         self._core = core
         self._threads = _threads()
         self._tainted = False
+        self._copies = 0
 
     def measure(self, request: dict[str, Any]) -> dict[str, Any]:
         """Check, time and check again some libraries, one alone or several in alternating rounds.
@@ -120,30 +135,35 @@ class Session:
             used again, and several kernels have not been timed. ``runs``, one for each library:
             ``samples_ms`` and ``context``, or ``stage`` and ``reason``.
         """
+        runs = [Run(path) for path in request["runs"]]
         with ExitStack() as loaded:
-            runs = [loaded.enter_context(self._loaded(path)) for path in request["runs"]]
+            self._each(runs, lambda run: loaded.enter_context(self._loaded(run)))
             self._each(runs, self._check)
             self._each(runs, self._calibrate)
             if len(runs) == 1:  # a buffer shared by several kernels cannot tell whose result it holds
                 self._each(runs, lambda run: self._time_checked(run, request["reps"], request["limit_s"]))
-            elif not self._tainted:
-                self._time([r for r in runs if not r.failure], request["reps"], request["limit_s"])
-            self._each(runs, self._check_cpu_time)
-            self._each(runs, self._check_swapped)
-            self._each(runs, self._check)
+                self._each(runs, self._check_swapped)
+                self._each(runs, self._check)
+        if len(runs) > 1 and not self._tainted:
+            self._time_in_blocks(runs, request["reps"], request["limit_s"])
+        self._each(runs, self._check_cpu_time)
         return {"runs": [self._report(run) for run in runs], "tainted": self._tainted}
 
     @contextmanager
-    def _loaded(self, path: str) -> Generator[Run, None, None]:
-        handle = _libc.dlopen(path.encode(), os.RTLD_NOW | os.RTLD_LOCAL)
+    def _loaded(self, run: Run) -> Generator[None, None, None]:
+        """A copy of a library that nobody has loaded before, so that it comes to lie somewhere else."""
+        self._copies += 1
+        copy = Path(shutil.copyfile(run.path, f"{run.path}.{self._copies}"))
+        handle = _libc.dlopen(os.fsencode(copy), os.RTLD_NOW | os.RTLD_LOCAL)
+        copy.unlink()
         self._harness.default_fp()
         if not handle:
-            yield Run(0, failure=Rejected("compile", f"cannot be loaded: {(_libc.dlerror() or b'').decode()}"))
-            return
+            raise Rejected("compile", f"cannot be loaded: {(_libc.dlerror() or b'').decode()}")
         try:
-            kernel = _libc.dlsym(handle, b"evotune_kernel")
-            missing = Rejected("compile", "the source does not define evotune_kernel")
-            yield Run(kernel or 0, failure=None if kernel else missing)
+            run.kernel = _libc.dlsym(handle, b"evotune_kernel") or 0
+            if not run.kernel:
+                raise Rejected("compile", "the source does not define evotune_kernel")
+            yield
         finally:
             if not self._tainted:  # a thread may still run the code, and would crash without it
                 _libc.dlclose(handle)
@@ -176,10 +196,17 @@ class Session:
     def _calibrate(self, run: Run) -> None:
         """Warm up, and find how many calls make a sample that is long enough."""
         self._run_checked(run, self._inputs.timing)
-        addresses = self._addresses()
-        while (ns := self._harness.time(run.kernel, addresses, run.calls)[0]) < MIN_SAMPLE_NS:
+        while (ns := self._shortest_ns(run)) < MIN_SAMPLE_NS:
             wanted = math.ceil(1.1 * run.calls * MIN_SAMPLE_NS / max(ns, 1))
             run.calls = min(max(wanted, run.calls + 1), run.calls * MAX_GROWTH)
+
+    def _shortest_ns(self, run: Run) -> int:
+        """The shortest of three samples, as an interruption makes one look longer than it is."""
+        addresses = self._addresses()
+        ns = self._harness.time(run.kernel, addresses, run.calls)[0]
+        if ns > SURELY_LONG * MIN_SAMPLE_NS:
+            return ns
+        return min(ns, *(self._harness.time(run.kernel, addresses, run.calls)[0] for _ in range(2)))
 
     def _time_checked(self, run: Run, reps: int, limit_s: float) -> None:
         """Time one kernel, then check what the timed calls themselves computed."""
@@ -189,15 +216,44 @@ class Session:
         self._time([run], reps, limit_s)
         self._verify(sets[: len(run.samples) * run.calls])
 
+    def _time_in_blocks(self, runs: Sequence[Run], reps: int, limit_s: float) -> None:
+        """Sample several kernels in blocks of rounds. Each block loads them anew, gives them other
+        buffers, and turns their order around: where things lie would otherwise be the same for all
+        rounds, and a difference that comes from it would look certain.
+        """
+        end = time.perf_counter() + limit_s
+        good = [run for run in runs if not run.failure]
+        for run in good:  # readings of the clock are part of a sample: as many calls to each for all
+            run.calls = max(r.calls for r in good)
+        rounds = 2 * math.ceil(reps / (2 * MAX_BLOCKS))
+        for block in range(math.ceil(reps / rounds)):
+            if self._tainted or (block >= MIN_BLOCKS and time.perf_counter() > end):
+                break
+            order = runs if block % 2 == 0 else runs[::-1]
+            self._inputs.move_timing()
+            with ExitStack() as loaded:
+                self._each(order, lambda run, loaded=loaded: loaded.enter_context(self._loaded(run)))
+                self._each(order, lambda run: self._run_checked(run, self._inputs.timing))
+                if not self._tainted:
+                    self._time([r for r in order if not r.failure], rounds, limit_s / MAX_BLOCKS)
+                self._inputs.swap_timing()
+                self._each(order, lambda run: self._run_checked(run, self._inputs.timing[:1]))
+        shortest = min((len(block) for run in runs for block in run.blocks), default=0)
+        for run in runs:
+            run.blocks = [block[:shortest] for block in run.blocks]
+
     def _time(self, runs: Sequence[Run], reps: int, limit_s: float) -> None:
         """Sample all runs round by round, the order reversed every other round."""
         addresses, end = self._addresses(), time.perf_counter() + limit_s
+        least = MIN_SAMPLES if len(runs) == 1 else 2
+        for run in runs:
+            run.blocks.append([])
         for i in range(reps):
             uneven = len(runs) > 1 and i % 2  # a full turn there and back cancels a linear drift
-            if i >= MIN_SAMPLES and not uneven and time.perf_counter() > end:
+            if i >= least and not uneven and time.perf_counter() > end:
                 break
             for run in runs if i % 2 == 0 else reversed(runs):
-                run.samples.append(self._harness.time(run.kernel, addresses, run.calls, first=i * run.calls))
+                run.blocks[-1].append(self._harness.time(run.kernel, addresses, run.calls, first=i * run.calls))
 
     def _addresses(self) -> list[list[int]]:
         return [inputs.addresses for inputs in self._inputs.timing]
@@ -227,6 +283,7 @@ class Session:
             "calls_per_sample": run.calls,
             "core": self._core,
             "load_1min": os.getloadavg()[0],
+            BLOCKS: len(run.blocks),
         }
         if mhz := _clock_mhz(self._core):
             context["clock_mhz"] = mhz

@@ -7,7 +7,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -49,6 +49,10 @@ class InputSet:
         pristine = tuple(to_tensor(a, device) for a in inputs)
         memory = torch.full((expected.nbytes + 2 * GUARD_BYTES,), GUARD, dtype=torch.uint8, device=device)
         return cls(pristine, tuple(t.clone() for t in pristine), memory, to_tensor(expected, device))
+
+    def moved(self) -> InputSet:
+        """The same values in other memory."""
+        return replace(self, arguments=tuple(t.clone() for t in self.pristine), memory=self.memory.clone())
 
     @property
     def output(self) -> Any:
@@ -145,6 +149,10 @@ class Inputs:
         """Move the values of the timing sets around: what was at an address is now at another."""
         following = [*self.timing[1:], self.timing[0]]
         self.timing = [memory.refilled(values) for memory, values in zip(self.timing, following, strict=True)]
+
+    def move_timing(self) -> None:
+        """Give the timing sets other memory, because where it lies has a part in how long a kernel takes."""
+        self.timing = [s.moved() for s in self.timing]  # the old is free once there is the new
 
     def unseen(self) -> InputSet:
         """A set that differs from those for timing and from the last ones given out.

@@ -5,6 +5,7 @@ It has not yet run on a GPU; all but ``CudaDevice`` is tested on a CPU device.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,9 @@ import numpy as np
 from evotune.errors import DeviceError, Rejected
 from evotune.gpu.device import CudaDevice, Device
 from evotune.gpu.inputs import WROTE_OUTSIDE, Inputs, InputSet, to_tensor
+from evotune.interval import MAX_BLOCKS, MIN_BLOCKS
 from evotune.kernel import LoadedKernel, Problem, load_kernel
+from evotune.trial import BLOCKS
 
 REASON_CHARS = 400
 MIN_SAMPLES = 3
@@ -84,8 +87,13 @@ class Run:
     """One configuration on its way through a measurement."""
 
     launch: Callable[..., None]
-    samples_ms: list[float] = field(default_factory=list[float])
+    blocks_ms: list[list[float]] = field(default_factory=list["list[float]"])
+    """Samples of each block, all of the same length."""
     failure: Rejected | None = None
+
+    @property
+    def samples_ms(self) -> list[float]:
+        return [ms for block in self.blocks_ms for ms in block]
 
     def on(self, inputs: InputSet) -> Callable[[], None]:
         """A launch with these arguments."""
@@ -126,7 +134,7 @@ class Session:
             if len(runs) == 1:  # a buffer shared by several kernels cannot tell whose result it holds
                 self._each(runs, lambda run: self._time_checked(run, request["reps"], request["limit_s"]))
             elif not self._tainted:
-                self._guarded(good, lambda: self._time(good, request["reps"], request["limit_s"]))
+                self._guarded(good, lambda: self._time_in_blocks(good, request["reps"], request["limit_s"]))
             before = {f"{name}_before": value for name, value in before.items()}
             context = {"gpu": self._gpu, **self._device.readings(), **before}
         self._each(runs, self._check_swapped)
@@ -210,19 +218,40 @@ class Session:
         except Exception as error:  # Triton, CUDA and the user's code raise many kinds
             runs[0].failure, self._tainted = Rejected("crash", _said(error)), True
 
+    def _time_in_blocks(self, runs: Sequence[Run], reps: int, limit_s: float) -> None:
+        """Sample several configurations in blocks of rounds, each with other buffers, and the order turned
+        around: where data lie would otherwise be the same for all rounds, and what comes of it look certain."""
+        end = time.perf_counter() + limit_s
+        rounds = 2 * math.ceil(reps / (2 * MAX_BLOCKS))
+        for block in range(math.ceil(reps / rounds)):
+            if block >= MIN_BLOCKS and time.perf_counter() > end:
+                break
+            order = runs if block % 2 == 0 else runs[::-1]
+            self._inputs.move_timing()
+            for run in order:
+                for inputs in self._inputs.timing:
+                    run.on(inputs)()
+            self._time(order, rounds, limit_s / MAX_BLOCKS)
+        shortest = min(len(block) for block in runs[0].blocks_ms)
+        for run in runs:
+            run.blocks_ms = [block[:shortest] for block in run.blocks_ms]
+
     def _time(self, runs: Sequence[Run], reps: int, limit_s: float) -> None:
         """Sample all runs round by round, the order reversed every other round."""
         sets, done, batch = self._inputs.timing, 0, 2
         started = time.perf_counter()
+        least = MIN_SAMPLES if len(runs) == 1 else 2
+        for run in runs:
+            run.blocks_ms.append([])
         while done < reps:
             rounds = range(done, min(done + batch, reps))
             turns = [(run, i) for i in rounds for run in (runs if i % 2 == 0 else reversed(runs))]
             times = self._device.time_ms([run.on(sets[i % len(sets)]) for run, i in turns])
             for (run, _), ms in zip(turns, times, strict=True):
-                run.samples_ms.append(ms)
+                run.blocks_ms[-1].append(ms)
             done = rounds.stop
             seconds = time.perf_counter() - started
-            if done >= MIN_SAMPLES and seconds > limit_s:
+            if done >= least and seconds > limit_s:
                 break
             # Even, so that a full turn there and back cancels a linear drift.
             batch = max(2, min(MAX_BATCH, int(BATCH_S * done / seconds)) // 2 * 2)
@@ -237,7 +266,9 @@ class Session:
 def _report(run: Run, context: Mapping[str, float | str]) -> dict[str, Any]:
     if run.failure:
         return {"stage": run.failure.stage, "reason": run.failure.reason}
-    return {"samples_ms": run.samples_ms, "context": context} if run.samples_ms else {}
+    if not run.blocks_ms:
+        return {}
+    return {"samples_ms": run.samples_ms, "context": {**context, BLOCKS: len(run.blocks_ms)}}
 
 
 def _nothing(*arguments: object) -> None:

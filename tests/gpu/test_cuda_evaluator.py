@@ -138,7 +138,7 @@ def test_interleaved_samples_belong_to_the_same_rounds(evaluator: CpuEvaluator) 
     assert all(f < s for f, s in zip(fast.samples_ms, slow.samples_ms, strict=True))
 
 
-def test_rounds_alternate_their_order_and_rotate_their_inputs() -> None:
+def test_rounds_alternate_their_order_and_rotate_their_inputs_and_blocks_have_buffers_of_their_own() -> None:
     from cpu_device import CpuDevice
 
     from evotune.gpu.worker import open_on
@@ -159,10 +159,14 @@ def test_rounds_alternate_their_order_and_rotate_their_inputs() -> None:
     functions = [launch.func for launch in timed]
     a, b, c = functions[:3]
     assert len({a, b, c}) == 3
-    assert functions == [a, b, c, c, b, a] * 3
+    assert functions == [a, b, c, c, b, a, c, b, a, a, b, c, a, b, c, c, b, a]
     addresses = [launch.args[0].data_ptr() for launch in timed]
-    assert len(set(addresses[0:3])) == len(set(addresses[3:6])) == 1
-    assert addresses[0] == addresses[6] != addresses[3]
+    rounds = [set(addresses[i : i + 3]) for i in range(0, 18, 3)]
+    assert all(len(r) == 1 for r in rounds)
+    blocks = [first | second for first, second in zip(rounds[::2], rounds[1::2], strict=True)]
+    assert [len(b) for b in blocks] == [2, 2, 2]
+    assert blocks[0].isdisjoint(blocks[1])
+    assert blocks[1].isdisjoint(blocks[2])
 
 
 @pytest.mark.slow
