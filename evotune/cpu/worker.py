@@ -183,13 +183,17 @@ class Session:
         self._run_checked(run, [self._inputs.unseen()])
 
     def _check_swapped(self, run: Run) -> None:
-        """Known addresses with other values: a result kept by address is now wrong."""
+        """Known addresses with other values, and outputs that are full: a result kept by address is now
+        wrong, and so is one that was left there because it looked finished."""
         self._inputs.swap_timing()
-        self._run_checked(run, self._inputs.timing)
+        self._run_verified(run, self._inputs.timing)
 
     def _run_checked(self, run: Run, sets: Sequence[InputSet]) -> None:
         for inputs in sets:
             inputs.poison()
+        self._run_verified(run, sets)
+
+    def _run_verified(self, run: Run, sets: Sequence[InputSet]) -> None:
         self._harness.time(run.kernel, [s.addresses for s in sets], len(sets))
         self._verify(sets)
 
@@ -237,7 +241,7 @@ class Session:
                 if not self._tainted:
                     self._time([r for r in order if not r.failure], rounds, limit_s / MAX_BLOCKS)
                 self._inputs.swap_timing()
-                self._each(order, lambda run: self._run_checked(run, self._inputs.timing[:1]))
+                self._each(order, lambda run: self._run_verified(run, self._inputs.timing[:1]))
         shortest = min((len(block) for run in runs for block in run.blocks), default=0)
         for run in runs:
             run.blocks = [block[:shortest] for block in run.blocks]
@@ -268,10 +272,11 @@ class Session:
         if (threads := _threads()) > self._threads:
             self._threads, self._tainted = threads, True
             raise _threaded()
-        for inputs in sets:
-            if wrong := inputs.wrongness(self._inputs.tolerance):
-                self._tainted |= wrong == WROTE_OUTSIDE
-                raise Rejected("incorrect", wrong)
+        # All of them are looked at, and so repaired: the next kernel is not to blame for what is left.
+        wrong = [what for inputs in sets if (what := inputs.wrongness(self._inputs.tolerance))]
+        if wrong:
+            self._tainted |= WROTE_OUTSIDE in wrong
+            raise Rejected("incorrect", wrong[0])
 
     def _report(self, run: Run) -> dict[str, Any]:
         if run.failure:

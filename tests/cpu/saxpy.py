@@ -16,6 +16,7 @@ name = "saxpy"
 shapes: Mapping[str, Problem] = {
     "default": {"n": 4096, "dtype": "float32"},
     "int": {"n": 4096, "dtype": "int32"},
+    "planted": {"n": 4096, "dtype": "float32", "planted": 1},
 }
 tolerance = {"float32": Tolerance(1e-6, 1e-6), "int32": Tolerance(0, 0)}
 
@@ -35,6 +36,7 @@ VARIANTS = {
     "one_off": LOOP + " out[17] += 1;",
     "nan": LOOP + " out[3] = 0.0f / 0.0f;",
     "mutates": LOOP + " ((T *)x)[5] += 1;",
+    "mutates_when_warm": "static int calls; " + LOOP + " if (++calls % 8 > 5) ((T *)x)[5] += 1;",
     "beyond": LOOP + " out[N] = 1;",
     "by_pointer": "static const T *seen[9]; int k = 0; while (k < 9 && seen[k] && seen[k] != x) k++;"
     " if (k < 9 && !seen[k]) { seen[k] = x; " + LOOP + " }",
@@ -43,6 +45,13 @@ VARIANTS = {
     " else if (k < 9) memcpy(out, y[k], sizeof y[k]); else { " + LOOP + " }",
     "last_cached": "static T first, y[N]; if (first != x[0]) { first = x[0]; " + SLOWER + KEEP + " } else " + GIVE,
     "cached_forever": "static T y[N]; static int z1; if (!z1) { z1 = 1; " + LOOP + KEEP + " } else " + GIVE,
+    "garbage": "for (int i = 0; i < N; i++) out[i] = i;",
+    "uninitialised": "static int calls; T *out_ = out, *y = malloc(sizeof(T) * N); if (!calls++) { out = y; "
+    + LOOP + " } memcpy(out_, y, sizeof(T) * N); free(y);",
+    "accumulates": LOOP.replace("=", "+=").replace("i += 0", "i = 0"),
+    "if_poisoned": "if (!(out[0] == out[0])) { " + LOOP + " }",
+    "before": LOOP + " out[-1] = 1;",
+    "when_warm": "static int calls; " + LOOP + " if (++calls % 8 == 0) out[N - 1] += 1;",
     "later_wrong": "static int calls; " + LOOP + " if (++calls > 2000) out[0] = 7;",
     "thread": "pthread_t t; struct job j = {x, z, out}; pthread_create(&t, 0, work, &j); pthread_join(t, 0);",
     "detached": LOOP + " static pthread_t t; if (!t) pthread_create(&t, 0, forever, 0);",
@@ -73,7 +82,17 @@ void {symbol}(const T *x, const T *z, T *out) {{ (void)work; (void)forever; {bod
 """
 
 
+# Wrong, and faster than "slower", or as fast as "right".
+PLANTED = [
+    "nothing", "garbage", "uninitialised", "accumulates", "half", "one_off", "nan", "mutates", "mutates_when_warm",
+    "beyond", "before", "by_pointer", "table", "cached_forever", "if_poisoned", "when_warm", "later_wrong",
+    "thread", "detached",
+]  # fmt: skip
+
+
 def space(problem: Problem) -> ConfigSpace:
+    if problem.get("planted"):
+        return ConfigSpace.from_dict({"variant": ["slower", "right", *PLANTED], "opt": ["-O2"], "tag": [0]})
     return ConfigSpace.from_dict({
         "variant": [*VARIANTS, "build_raises", "build_returns_text", "no_symbol", "unknown_flag", "fast_math"],
         "opt": ["-O1", "-O2", "-O3"],

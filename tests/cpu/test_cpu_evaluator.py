@@ -180,42 +180,7 @@ def mapped_file(address: int) -> str:
     raise AssertionError("nothing is mapped there")
 
 
-# -- correctness ----------------------------------------------------------------------------------
-
-WRONG = {
-    "nothing": "4096 of 4096 values are wrong, 4096 of them not finite or never written",
-    "half": "2048 of them not finite or never written",
-    "one_off": "1 of 4096 values are wrong, the largest error is 1 at [17]",
-    "nan": "1 of them not finite",
-    "mutates": "changed its inputs [0]",
-    "beyond": "wrote outside of its output",
-    "by_pointer": "values are wrong",
-    "table": "values are wrong",
-    "cached_forever": "values are wrong",
-    "later_wrong": "at [0] (found 7",
-    "thread": "more than one thread",
-    "detached": "more than one thread",
-}
-
-
-@pytest.mark.parametrize("variant", WRONG)
-def test_wrong_results_are_never_timed(cpu: CpuEvaluator, variant: str) -> None:
-    found = cpu.measure(config(variant), Fidelity(3, "high", 500))
-    assert (found.ok, found.failed_stage) == (False, "incorrect")
-    assert found.reason is not None
-    assert WRONG[variant] in found.reason
-    assert cpu.measure(config(), LOW).ok
-
-
-@pytest.mark.parametrize("variant", ["half", "nothing", "one_off"])
-def test_wrong_integers_are_caught_although_they_cannot_be_poisoned_with_nan(
-    kernel: LoadedKernel, variant: str
-) -> None:
-    with CpuEvaluator(kernel, kernel.problem("int", "cpu"), fidelities=[LOW]) as cpu:
-        assert cpu.measure(config(), LOW).ok
-        assert cpu.measure(config(variant), LOW).failed_stage == "incorrect"
-
-
+# -- checking; what is wrong never wins: test_wrong_winners.py -------------------------------------
 @pytest.mark.parametrize("variant", ["flush_denormals", "fast_math"])
 def test_a_kernel_cannot_change_how_the_next_one_is_computed(cpu: CpuEvaluator, variant: str) -> None:
     """The reference in saxpy.py fails when denormals are flushed to zero."""
