@@ -12,7 +12,7 @@ import os
 import sqlite3
 import time
 import uuid
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
@@ -40,6 +40,9 @@ BUSY_S = 10.0  # for which another process may hold the file
 _LOOK = "SELECT user_version, (SELECT COUNT(*) FROM sqlite_master) FROM pragma_user_version"
 # Columns of a trial that make up its candidate, in the order of :func:`candidate_of`.
 _CANDIDATE = "origin, parent, program, config, fidelity_rank"
+
+Write = Callable[[str, Iterable[tuple[Any, ...]]], object]
+"""Executes a statement for each row of values."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +107,7 @@ class Journal:
         self._insist("PRAGMA journal_mode=WAL")
         self._db.execute("PRAGMA synchronous=FULL")
         if found != SCHEMA_VERSION:
-            with self._transaction():
+            with self.transaction():
                 found, _ = self._db.execute(_LOOK).fetchone()  # another tuner may have come first
                 missing = () if found == SCHEMA_VERSION else UPGRADE if found else SCHEMA.split(";")
                 for statement in filter(str.strip, missing):
@@ -172,7 +175,7 @@ class Journal:
             older = self.read(latest.format("source_hash", "kernel"), kernel)
             edited = bool(older) and older[0][0] != source_hash
             run_id = f"r-{uuid.uuid4().hex[:8]}"
-            with self._transaction():
+            with self.transaction():
                 self._db.execute(
                     "INSERT INTO run (id, key, created_s, kernel, source_hash, description) VALUES (?,?,?,?,?,?)",
                     (run_id, key, time.time(), kernel, source_hash, text),
@@ -183,7 +186,7 @@ class Journal:
         return Run(self, run_id, is_new=not known, replaces_edited=edited)
 
     def _claim(self, run_id: str) -> None:
-        with self._transaction():
+        with self.transaction():
             owner = self._db.execute("SELECT owner FROM run WHERE id=?", (run_id,)).fetchone()[0]
             if owner and owner != me() and is_alive(owner):
                 raise UsageError(
@@ -193,10 +196,12 @@ class Journal:
             self._db.execute("UPDATE run SET owner=? WHERE id=?", (me(), run_id))
 
     @contextmanager
-    def _transaction(self) -> Generator[None]:
+    def transaction(self) -> Generator[Write]:
+        """Commit what the block writes, or nothing of it if it raises. What it reads, no other process changes
+        meanwhile."""
         self._db.execute("BEGIN IMMEDIATE")
         try:
-            yield
+            yield self._db.executemany
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
@@ -209,9 +214,9 @@ class Journal:
             UsageError: The disk is full or the file has become unwritable.
         """
         try:
-            with self._transaction():
+            with self.transaction() as execute:
                 for text, values in ((statement, rows), *more):
-                    self._db.executemany(text, values)
+                    execute(text, values)
         except sqlite3.Error as error:
             raise UsageError(
                 f"journal {self.path} cannot be written any more: {error}; nothing recorded is lost"
