@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from evotune.lookup_table import lookup
     from evotune.openevolve_tuner import OpenEvolveTuner
     from evotune.proposers.multifidelity import MultiFidelityBayesianSearch
     from evotune.space import ConfigSpace, Parameter
@@ -20,6 +21,7 @@ _LAZY = {
     "OpenEvolveTuner": "evotune.openevolve_tuner",
     "Parameter": "evotune.space",
     "Tuned": "evotune.tune_function",
+    "lookup": "evotune.lookup_table",
     "tune": "evotune.tune_function",
 }
 
@@ -30,6 +32,7 @@ __all__ = [
     "Parameter",
     "Tuned",
     "__version__",
+    "lookup",
     "tune",
 ]
 

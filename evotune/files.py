@@ -1,9 +1,11 @@
-"""Files that are written whole or not at all, and where those are kept that can be made again."""
+"""Files that are written whole or not at all, what tells their texts apart, and where those are kept that can be
+made again."""
 
 from __future__ import annotations
 
 import os
 import threading
+from hashlib import sha256
 from pathlib import Path
 
 from evotune.errors import UsageError
@@ -42,6 +44,11 @@ def check_writable(path: Path) -> None:
         raise UsageError(f"{path} cannot be written: it is not a file; choose another name")
     if not os.access(folder, os.W_OK | os.X_OK) or (path.exists() and not os.access(path, os.W_OK)):
         raise UsageError(f"{path} cannot be written: permission denied; choose another place")
+
+
+def digest(text: str) -> str:
+    """What tells the text of a kernel from any other."""
+    return sha256(text.encode()).hexdigest()[:16]
 
 
 def cache_folder(name: str) -> Path:

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from evotune.errors import UsageError, nearest
+from evotune.files import digest
 from evotune.space import Config, ConfigSpace
 
 Array = npt.NDArray[Any]
@@ -123,7 +124,7 @@ class LoadedKernel:
 
     @property
     def source_hash(self) -> str:
-        return hashlib.sha256(self.source.encode()).hexdigest()[:16]
+        return digest(self.source)
 
     def backend(self, name: str) -> Backend:
         """The build for a backend; :class:`UsageError` if the file has none."""

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from evotune.cli.app import NOTHING_FOUND, app
+from evotune.errors import UsageError
 
 JOURNAL = Path(".evotune/journal.db")
 
@@ -20,7 +21,8 @@ def export(
         typer.Argument(metavar="RUN", help="Ids, or how they begin; if not given, the latest run."),
     ] = None,
     *,
-    form: Annotated[str, typer.Option("--format", help="triton, helion, json, t4, vllm, dispatch.")],
+    every: Annotated[bool, typer.Option("--all", help="All runs of the journal.")] = False,
+    form: Annotated[str, typer.Option("--format", help="triton, helion, json, t4, vllm, dispatch, lookup.")],
     out: Annotated[Path | None, typer.Option(help="Write to this file, or over it, or into this folder.")] = None,
     journal: Annotated[Path, typer.Option(help="Where the run is recorded.")] = JOURNAL,
 ) -> None:
@@ -29,13 +31,16 @@ def export(
     triton and helion are Python to paste, with where it comes from in a comment; json has the configuration and
     all that makes it believable; t4 has all trials in the format of the auto-tuning community; vllm is for its
     mixture-of-experts kernel; dispatch is a Python function for several shapes: of a run with --shapes, or of
-    several runs, one for each shape. Examples:
+    several runs, one for each shape; lookup is JSON of all kernels, problems and devices for evotune.lookup().
+    Examples:
 
       evotune export --format triton
 
       evotune export r-1a2b --format t4 --out results.json
 
       evotune export r-1a2b r-3c4d --format dispatch --out kernel_config.py
+
+      evotune export --all --format lookup --out table.json
     """
     from evotune import export as exporting
     from evotune import files, history
@@ -43,8 +48,12 @@ def export(
     exporting.check(form)
     if out is not None:
         files.check_writable(out / "a file" if out.is_dir() else out)
+    if every and runs:
+        raise UsageError(f"--all takes all runs; leave {' '.join(runs)} out, or --all")
     chosen: list[str | None] = [*runs] if runs else [None]
-    found = exporting.find([history.load(journal, run) for run in chosen])
+    if every:
+        chosen = [run.run_id for run in history.runs(journal)]
+    found = exporting.FORMATS[form].find([history.load(journal, run) for run in chosen])
     made = exporting.export(found, form)
     if made is None:
         ids = " ".join(run.summary.run_id for run in found.runs)

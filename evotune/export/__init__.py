@@ -5,6 +5,7 @@
 - :mod:`~evotune.export.dispatch`: one Python function for several shapes.
 - :mod:`~evotune.export.plain`: JSON, with all that makes the result believable.
 - :mod:`~evotune.export.t4`: all trials, as auto-tuners exchange them.
+- :mod:`~evotune.export.lookup`: JSON of many kernels and devices, for :func:`evotune.lookup`.
 - :mod:`~evotune.export.vllm`: JSON as vLLM looks it up for its mixture-of-experts kernel.
 
 A configuration is exported only where its parameters mean something: tile sizes of the CPU's C code are

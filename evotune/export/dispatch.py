@@ -2,27 +2,17 @@
 
 from __future__ import annotations
 
+from inspect import getsource
+
+from evotune.distance import distance
 from evotune.export.found import Export, Found, Winner, items
 
-# The text of the function; what it is for comes above it. Sizes count by the log of their ratio: from 1000 it is
-# as far to 2000 as to 500. What is no number either fits or does not, and that comes first.
+# The text of the function; what it is for comes above it, and :func:`distance` too.
 _NEAREST = '''
 
 def get_kernel_config(problem):
     """The configuration of the nearest problem that was tuned for."""
-
-    def distance(entry):
-        tuned = entry[0]
-        differ, squares = 0, 0.0
-        for name, value in tuned.items():
-            other = problem[name]
-            if isinstance(value, (bool, str)):
-                differ += other != value
-            else:
-                squares += (math.log1p(abs(other)) - math.log1p(abs(value))) ** 2
-        return differ, squares
-
-    return dict(min(TUNED, key=distance)[1])
+    return dict(min(TUNED, key=lambda entry: distance(entry[0], problem))[1])
 '''
 
 
@@ -50,7 +40,8 @@ def write(found: Found) -> Export:
     for winner in winners:
         lines += [f"    # {line}" for line in winner.comments()]
         lines.append(f"    ({{{items(winner.problem)}}}, {{{items(winner.config)}}}),")
-    return Export("\n".join([*lines, "]"]) + "\n" + _NEAREST, "kernel_config.py", notes)
+    text = "\n".join([*lines, "]", "", "", getsource(distance)])
+    return Export(text + _NEAREST, "kernel_config.py", notes)
 
 
 def _one_each(winners: tuple[Winner, ...]) -> tuple[list[Winner], tuple[str, ...]]:

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from evotune.errors import UsageError, nearest
-from evotune.export import dispatch, helion, plain, t4, triton, vllm
-from evotune.export.found import Export, Found
+from evotune.export import dispatch, helion, lookup, plain, t4, triton, vllm
+from evotune.export.found import Export, Found, find
+from evotune.history import RunHistory
 
 
 @dataclass(frozen=True)
 class Format:
-    """``why_not`` says why it does not fit, or None; ``write`` may be called where it does."""
+    """``why_not`` says why it does not fit, or None; ``write`` may be called where it does. ``find`` makes
+    what both are given of runs."""
 
     why_not: Callable[[Found], str | None]
     write: Callable[[Found], Export]
+    find: Callable[[Sequence[RunHistory]], Found] = find
 
 
 FORMATS: Mapping[str, Format] = {
@@ -25,6 +28,7 @@ FORMATS: Mapping[str, Format] = {
     "t4": Format(t4.why_not, t4.write),
     "vllm": Format(vllm.why_not, vllm.write),
     "dispatch": Format(dispatch.why_not, dispatch.write),
+    "lookup": Format(lookup.why_not, lookup.write, lookup.find),
 }
 
 

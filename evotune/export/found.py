@@ -94,7 +94,7 @@ def find(runs: Sequence[RunHistory]) -> Found:
         UsageError: The runs have too little in common, or one over several shapes has not ended.
     """
     _check(runs)
-    return Found(tuple(runs), tuple(winner for run in runs for winner in _winners(run)))
+    return Found(tuple(runs), tuple(winner for run in runs for winner in winners(run)))
 
 
 def _check(runs: Sequence[RunHistory]) -> None:
@@ -124,7 +124,8 @@ def _check(runs: Sequence[RunHistory]) -> None:
             )
 
 
-def _winners(run: RunHistory) -> list[Winner]:
+def winners(run: RunHistory) -> list[Winner]:
+    """The best of a run, of each shape if it is over several; it must have ended then."""
     if run.shapes:
         assert run.result is not None
         return [

@@ -12,6 +12,9 @@ from evotune.gpu.detect import Gpu
 from evotune.gpu.occupancy import MULTIPROCESSORS, Multiprocessor, Occupancy, occupancy
 from evotune.kernel import Problem
 
+FACTS = ("capability", "multiprocessors")
+"""What a problem on a GPU has beside its sizes."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -24,7 +27,7 @@ class Target:
     @property
     def facts(self) -> Problem:
         """What a backend's space and build find in their ``problem`` beside the sizes."""
-        return {"capability": self.capability, "multiprocessors": self.multiprocessors}
+        return dict(zip(FACTS, (self.capability, self.multiprocessors), strict=True))
 
     @property
     def multiprocessor(self) -> Multiprocessor | None:

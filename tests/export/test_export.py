@@ -74,11 +74,11 @@ def comments(text):
 @pytest.mark.parametrize(
     ("config", "described", "fit"),
     [
-        (MATMUL, {}, ["triton", "json", "t4"]),
-        ({"BLOCK": 64, "num_warps": 4}, {"target": "cpu"}, ["json", "t4"]),
-        ({"VEC_WIDTH": 8}, {"target": "cpu"}, ["json", "t4"]),
-        ({"block_size_x": 32}, {"target": "replay"}, ["json", "t4"]),
-        (HELION, {}, ["helion", "json", "t4"]),
+        (MATMUL, {}, ["triton", "json", "t4", "lookup"]),
+        ({"BLOCK": 64, "num_warps": 4}, {"target": "cpu"}, ["json", "t4", "lookup"]),
+        ({"VEC_WIDTH": 8}, {"target": "cpu"}, ["json", "t4", "lookup"]),
+        ({"block_size_x": 32}, {"target": "replay"}, ["json", "t4", "lookup"]),
+        (HELION, {}, ["helion", "json", "t4", "lookup"]),
     ],
 )
 def test_a_configuration_is_exported_only_where_its_parameters_exist(tmp_path, config, described, fit):
@@ -216,7 +216,7 @@ def test_of_two_runs_of_a_shape_the_faster_one_is_taken_and_that_is_said(tmp_pat
 def test_the_program_of_a_run_over_shapes_is_the_function(tmp_path):
     write_shapes(tmp_path / "j.db")
     found = find([history.load(tmp_path / "j.db")])
-    assert fitting(found) == ["json", "t4", "dispatch"]
+    assert fitting(found) == ["json", "t4", "dispatch", "lookup"]
     text = export(found, "dispatch").text
     assert _answer(text, {"n": 64}) == {"tile": 16}
     assert _answer(text, {"n": 999}) == {"tile": 64}
