@@ -40,7 +40,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return {str(k): v for k, v in cast(dict[object, Any], found).items()}
 
 
-class _Loader(yaml.SafeLoader):
+# libyaml's parser takes a tenth of the time; PyYAML can be built without it.
+_Parser: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _Loader(_Parser):
     """Refuses a repeated key, of which YAML silently keeps the last."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
