@@ -46,20 +46,32 @@ class Subject:
     """Those a trial climbs, rising."""
 
 
-def find_subject(name: str, settings: Settings) -> Subject:
+def find_subject(
+    name: str,
+    settings: Settings,
+    *,
+    load: Callable[[Path], LoadedKernel] = load_kernel,
+    choose: Choose | None = None,
+) -> Subject:
     """A kernel or a recording, checked, with nothing built yet.
+
+    Args:
+        name: Its path, or its shipped name.
+        settings: Of the run.
+        load: Loads a kernel file; whoever looks at many subjects need not do it each time.
+        choose: As :func:`choose_target`, which looks for GPUs; the same holds for it.
 
     Raises:
         UsageError: Nothing there, or it cannot be used as it is.
         DeviceError: A target was named whose device is not here.
     """
     path = content.find(name, content.KERNELS, content.RECORDINGS)
-    return _recorded(path, settings) if path.is_dir() else _kernel(path, settings)
+    return _recorded(path, settings) if path.is_dir() else _kernel(load(path), settings, choose or choose_target)
 
 
-def _kernel(path: Path, settings: Settings) -> Subject:
-    kernel = load_kernel(path)
-    chosen = choose_target(settings.run.target, kernel, settings.run.gpus)
+def _kernel(kernel: LoadedKernel, settings: Settings, choose: Choose) -> Subject:
+    path = kernel.path
+    chosen = choose(settings.run.target, kernel, settings.run.gpus)
     plan = recipe.load(chosen.name)
     problem = kernel.problem(settings.run.shape, plan.backend)
     target = load_target(chosen.name, chosen.gpus[0]) if chosen.gpus else None
@@ -157,6 +169,9 @@ class Chosen:
     name: str
     why: str
     gpus: tuple[Gpu, ...] = ()
+
+
+Choose = Callable[[str, LoadedKernel, "int | Literal['all']"], Chosen]
 
 
 def choose_target(wanted: str, kernel: LoadedKernel, count: int | Literal["all"] = 1) -> Chosen:

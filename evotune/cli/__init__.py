@@ -13,14 +13,27 @@ import sys
 import typer
 
 # Importing one registers its command.
-from evotune.cli import check, compare, doctor, export, merge, record, report, run, show, streams
+from evotune.cli import batch, check, compare, doctor, export, merge, record, report, run, show, streams
 from evotune.cli.app import FOUND, INTERRUPTED, MACHINE_FAULT, WRONG_USE, app, fail
 from evotune.errors import DeviceError, ProviderError, UsageError
 
 CLOSED_PIPE = 128 + signal.SIGPIPE  # as a shell tells it of any other program: evotune … | head -1
 NO_SPACE = (errno.ENOSPC, errno.EDQUOT)
 
-__all__ = ["app", "check", "compare", "doctor", "export", "main", "merge", "record", "report", "run", "show"]
+__all__ = [
+    "app",
+    "batch",
+    "check",
+    "compare",
+    "doctor",
+    "export",
+    "main",
+    "merge",
+    "record",
+    "report",
+    "run",
+    "show",
+]
 
 
 def main() -> None:

@@ -1,0 +1,173 @@
+"""A file of jobs: kernels, their shapes and targets, and the options of their runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from evotune.errors import UsageError, nearest
+from evotune.schema import KeyPath, Section, problems, read_yaml
+from evotune.settings import Count, Run, Seconds, Settings
+
+DEFAULTS = "defaults"
+# What a job says in words of its own, or what all jobs share.
+NO_OPTIONS = ("target", "shape", "shapes", "journal")
+# A job's keys beside its own are options of `evotune run`, and where they stand in the settings.
+_OF_RUN: Mapping[str, KeyPath] = {name: ("run", name) for name in Run.model_fields if name not in NO_OPTIONS}
+OPTIONS: Mapping[str, KeyPath] = {
+    **_OF_RUN,
+    "provider": ("llm", "provider"),
+    "model": ("llm", "model"),
+    "base_url": ("llm", "base_url"),
+    "on_llm_error": ("llm", "on_error"),
+    "max_usd": ("llm", "max_usd"),
+    "prompts": ("prompt", "folder"),
+}
+_OPTION_AT: Mapping[KeyPath, str] = {path: name for name, path in OPTIONS.items()}
+
+
+class InAll(Section):
+    """What all jobs may cost together; ``max_seconds`` is of one call of the batch."""
+
+    max_evaluations: Count | None = None
+    max_seconds: Seconds | None = None
+    max_usd: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = None
+
+
+class _File(Section):
+    """The keys of the whole file."""
+
+    defaults: dict[str, Any] = Field(default_factory=dict[str, Any])
+    in_all: InAll = InAll()
+    jobs: Annotated[list[dict[str, Any]], Field(min_length=1)]
+
+
+class _Own(Section):
+    """The keys of an entry that are no options of a run."""
+
+    kernel: str
+    shapes: Annotated[list[str], Field(min_length=1)] | None = None
+    targets: Annotated[list[str], Field(min_length=1)] | None = None
+    priority: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One kernel at one shape on one target. ``where`` is its entry in the file."""
+
+    where: str
+    kernel: str
+    priority: int
+    settings: Settings
+
+    def __str__(self) -> str:
+        run = self.settings.run
+        return " ".join(filter(None, (self.kernel, run.shape, f"on {run.target}")))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The jobs of a file, those of higher priority first, and else in its order."""
+
+    jobs: Sequence[Job]
+    in_all: InAll
+
+
+def read_batch(path: Path, base: Settings) -> Batch:
+    """The jobs of a file.
+
+    Args:
+        path: YAML, with ``jobs``, ``defaults`` for each of them, and ``in_all``.
+        base: What neither says.
+
+    Raises:
+        UsageError: Unknown keys or wrong values, all of them in one message.
+    """
+    values = read_yaml(path)
+    wrong: list[str] = []
+    try:
+        file = _File.model_validate(values, strict=True)
+    except ValidationError as error:
+        raise UsageError(_message(path, problems(error, _File, values, ".".join))) from None
+    jobs: list[Job] = []
+    for where, entry in _entries(file):
+        found = _problems(where, entry, file.defaults)
+        if not found and where != DEFAULTS:
+            jobs += _jobs(where, {**file.defaults, **entry}, base)
+        wrong += found
+    if wrong := wrong + _twice(jobs):
+        raise UsageError(_message(path, wrong))
+    return Batch(sorted(jobs, key=lambda job: -job.priority), file.in_all)
+
+
+def _entries(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The defaults first: what is wrong with them is said once."""
+    yield DEFAULTS, file.defaults
+    for i, entry in enumerate(file.jobs):
+        yield f"jobs[{i}]", entry
+
+
+def _problems(where: str, entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
+    known = [*_Own.model_fields, *OPTIONS]
+    unknown = [f"{where}.{key} is not known{nearest(key, known)}" for key in entry if key not in known]
+    inherited = {"kernel": "any"} if where == DEFAULTS else {k: v for k, v in defaults.items() if k == "kernel"}
+    own = _wrong(_Own, {**inherited, **_own(entry)}, lambda path: f"{where}.{'.'.join(path)}")
+    options = _wrong(Settings, _nested(entry), lambda path: f"{where}.{_OPTION_AT[path]}")
+    return [*unknown, *own, *options]
+
+
+def _own(entry: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: entry[name] for name in _Own.model_fields if name in entry}
+
+
+def _wrong(model: type[BaseModel], values: Mapping[str, Any], label: Callable[[KeyPath], str]) -> list[str]:
+    try:
+        model.model_validate(values, strict=True)
+    except ValidationError as error:
+        return problems(error, model, values, label)
+    return []
+
+
+def _nested(entry: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The options of an entry as settings."""
+    out: dict[str, dict[str, Any]] = {}
+    for name in filter(OPTIONS.__contains__, entry):
+        section, key = OPTIONS[name]
+        out.setdefault(section, {})[key] = entry[name]
+    return out
+
+
+def _jobs(where: str, entry: Mapping[str, Any], base: Settings) -> Iterator[Job]:
+    own = _Own.model_validate(_own(entry))
+    values = base.model_dump(exclude_unset=True)
+    for section, keys in _nested(entry).items():
+        values[section] = {**values.get(section, {}), **keys}
+    settings = Settings.model_validate(values)
+    shapes: Sequence[str | None] = own.shapes or [settings.run.shape]
+    for shape, target in product(shapes, own.targets or [settings.run.target]):
+        run = settings.run.model_copy(update={"shape": shape, "target": target})
+        yield Job(where, own.kernel, own.priority, settings.model_copy(update={"run": run}))
+
+
+def _twice(jobs: Sequence[Job]) -> list[str]:
+    """Jobs that would be one run: budgets do not tell runs apart."""
+    seen: dict[str, str] = {}
+    out: list[str] = []
+    for job in jobs:
+        run = job.settings.run
+        same = repr(
+            (job.kernel, run.shape, run.target, run.search, run.seed, run.warm_start, job.settings.changed())
+        )
+        if same in seen:
+            out.append(f"{job.where}: {job} is in {seen[same]} already; leave one out, or give it another seed")
+        seen.setdefault(same, job.where)
+    return out
+
+
+def _message(path: Path, lines: Sequence[str]) -> str:
+    return "\n".join(f"{path}: {line}" for line in lines)

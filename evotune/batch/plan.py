@@ -1,0 +1,185 @@
+"""What a batch would do: nothing is built, started, measured or asked."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from evotune.asking import name_model, open_prompts
+from evotune.batch.jobs import Batch, InAll, Job
+from evotune.budget import Budget
+from evotune.errors import DeviceError, UsageError
+from evotune.journal import Journal
+from evotune.kernel import load_kernel
+from evotune.reading import read
+from evotune.session import describe
+from evotune.settings import Settings
+from evotune.subject import Subject, choose_target, find_subject
+from evotune.transfer import WARM_START
+
+# What only the device itself tells of a run, and a source only when it is read.
+NOT_PLANNED = ("device", "versions", WARM_START)
+
+
+@dataclass(frozen=True)
+class Known:
+    """The run of the journal that a job goes on with. ``usd`` is what models have cost it so far."""
+
+    run_id: str
+    evaluations: int
+    usd: float
+    result: Mapping[str, Any] | None
+    """None if it has not ended, or has gone on since."""
+
+
+@dataclass(frozen=True)
+class PlannedJob:
+    """A job, and the run that it goes on with; ``trouble`` says why it cannot be run here."""
+
+    job: Job
+    key: str = ""
+    """Tells its run in :func:`known_runs`."""
+    known: Known | None = None
+    trouble: str | None = None
+
+    @property
+    def evaluations_left(self) -> int:
+        """At most."""
+        if self.is_done or self.trouble:
+            return 0
+        return max(0, self.job.settings.run.max_evaluations - (self.known.evaluations if self.known else 0))
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the run has ended and its budgets allow no more: then it is not even looked at again.
+
+        What was good enough before is left to the tuner, which ends at once if it still is.
+        """
+        if self.known is None or self.known.result is None:
+            return False
+        run, result = self.job.settings.run, self.known.result
+        if result["stopped"] == "seconds":
+            return run.max_seconds is not None and result["seconds"] >= run.max_seconds
+        if result["stopped"] == "exhausted":
+            return True
+        return result["stopped"] != "interrupted" and self.known.evaluations >= run.max_evaluations
+
+    @property
+    def state(self) -> str:
+        """``new``, ``goes on``, ``done``, or ``cannot run``."""
+        if self.trouble:
+            return "cannot run"
+        return "done" if self.is_done else "goes on" if self.known else "new"
+
+    def to_json(self) -> dict[str, Any]:
+        """The object of one job that ``--dry-run --json`` prints."""
+        run = self.job.settings.run
+        return {
+            "kernel": self.job.kernel,
+            "shape": run.shape,
+            "target": run.target,
+            "priority": self.job.priority,
+            "state": self.state,
+            "why": self.trouble,
+            "run_id": self.known.run_id if self.known else None,
+            "max_evaluations": run.max_evaluations,
+            "evaluations_left": self.evaluations_left,
+            "max_seconds": run.max_seconds,
+            "max_usd": self.job.settings.llm.max_usd,
+        }
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """All jobs in the order in which they are run, and what they may cost together."""
+
+    jobs: Sequence[PlannedJob]
+    in_all: InAll
+    journal: str
+
+    @property
+    def evaluations_left(self) -> int:
+        """At most, of all jobs."""
+        left = sum(planned.evaluations_left for planned in self.jobs)
+        if self.in_all.max_evaluations is not None:
+            spent = sum(planned.known.evaluations for planned in self.jobs if planned.known)
+            left = min(left, max(0, self.in_all.max_evaluations - spent))
+        return left
+
+    def to_json(self) -> dict[str, Any]:
+        """The object that ``--dry-run --json`` prints."""
+        return {
+            "dry_run": True,
+            "jobs": [planned.to_json() for planned in self.jobs],
+            "in_all": self.in_all.model_dump(),
+            "evaluations_left": self.evaluations_left,
+            "journal": self.journal,
+        }
+
+
+def plan_batch(batch: Batch, settings: Settings, environ: Mapping[str, str]) -> BatchPlan:
+    """Look at every job: whether it can be run, and what the journal knows of it.
+
+    Raises:
+        UsageError: Some cannot be used as they are; all are told.
+    """
+    # Each file is loaded once, and devices are looked for once, however many shapes there are.
+    load, choose = cache(load_kernel), cache(choose_target)
+    subjects: list[Subject | str] = []
+    wrong: list[str] = []
+    models: set[object] = set()
+    for job in batch.jobs:
+        try:
+            subject = find_subject(job.kernel, job.settings, load=load, choose=choose)
+            Budget.of(job.settings.run, subject.roofline.bound_ms if subject.roofline else None, subject.target)
+            asked = (job.settings.llm, job.settings.prompt, job.settings.run.search)
+            if asked not in models:
+                name_model(job.settings, environ)
+                open_prompts(job.settings)
+                models.add(asked)
+            subjects.append(subject)
+        except DeviceError as error:
+            subjects.append(str(error))
+        except UsageError as error:
+            wrong.append(f"{job.where}: {job}: {error}")
+    if wrong:
+        raise UsageError("\n".join(dict.fromkeys(wrong)))
+    path = Path(settings.run.journal)
+    runs = known_runs(path)
+    jobs: list[PlannedJob] = []
+    for job, subject in zip(batch.jobs, subjects, strict=True):
+        if isinstance(subject, str):
+            jobs.append(PlannedJob(job, trouble=subject))
+            continue
+        key = _key(subject.name, subject.source_hash, describe(subject, job.settings))
+        jobs.append(PlannedJob(job, key, runs.get(key)))
+    return BatchPlan(jobs, batch.in_all, str(path))
+
+
+def known_runs(journal: Path) -> dict[str, Known]:
+    """Runs of a journal by what can be known of them beforehand; of equal ones the latest."""
+    return read(journal, _known_runs) if journal.exists() else {}
+
+
+def _known_runs(journal: Journal) -> dict[str, Known]:
+    rows = journal.read(
+        "SELECT id, kernel, source_hash, description, result, "
+        "(SELECT COUNT(*) FROM trial WHERE run=run.id AND done_order IS NOT NULL), "
+        "(SELECT COALESCE(SUM(spent_usd), 0) FROM llm_call WHERE run=run.id) FROM run ORDER BY rowid"
+    )
+    out: dict[str, Known] = {}
+    for run_id, kernel, source_hash, text, result, evaluations, usd in rows:
+        found: Mapping[str, Any] | None = None if result is None else json.loads(result)
+        if found is not None and found["evaluations"] != evaluations:
+            found = None
+        out[_key(kernel, source_hash, json.loads(text))] = Known(run_id, evaluations, usd, found)
+    return out
+
+
+def _key(kernel: str, source_hash: str, description: Mapping[str, Any]) -> str:
+    described = {name: value for name, value in description.items() if name not in NOT_PLANNED}
+    return json.dumps([kernel, source_hash, described, WARM_START in description], sort_keys=True)
