@@ -106,7 +106,6 @@ def helion(args: argparse.Namespace) -> Any:
     """One of Helion's searches, unmodified, over the kernel's own space: `evotune run` with another searcher."""
     from evotune.helion import ALGORITHMS, HelionSearch
     from evotune.journal import Journal
-    from evotune.session import open_engine
     from evotune.subject import find_subject
     from evotune.tuner import Budget, Finals, Tuner
 
@@ -117,7 +116,7 @@ def helion(args: argparse.Namespace) -> Any:
         stack.callback(evaluator.close)
         journal = stack.enter_context(Journal(Path(args.journal)))
         description = {"search": f"helion {args.algorithm}", "seed": args.seed, "device": evaluator.device.name}
-        engine = open_engine(subject, evaluator)
+        engine = subject.open_engine(evaluator)
         stack.callback(engine.cancel)
         tuner = Tuner(
             HelionSearch(subject.space, args.seed, ALGORITHMS[args.algorithm]),

@@ -40,9 +40,12 @@ class Outcome:
 
 
 class Engine(Protocol):
-    """Runs jobs somewhere; ``slots`` is how many keep it busy."""
+    """Runs jobs somewhere."""
 
-    slots: int
+    @property
+    def slots(self) -> int:
+        """How many jobs keep it busy; it may change while it runs."""
+        ...
 
     def submit(self, job: Job) -> None:
         """Take a job; returns at once."""
@@ -74,7 +77,7 @@ class InlineEngine:
         self._jobs.append(job)
 
     def completed(self, timeout_s: float) -> list[Outcome]:
-        done = [_run(self._evaluator, job, _compile(self._evaluator, job)) for job in self._jobs]
+        done = [run_job(self._evaluator, job, compile_job(self._evaluator, job)) for job in self._jobs]
         self._jobs = []
         return done
 
@@ -138,7 +141,7 @@ class LocalEngine:
         if self._cancelled.is_set():
             return
         try:
-            self._ready.put((job, _compile(self._evaluator, job)))
+            self._ready.put((job, compile_job(self._evaluator, job)))
         except BaseException as error:  # whatever it is, the main thread must hear of it
             self._done.put(error)
 
@@ -148,12 +151,13 @@ class LocalEngine:
                 continue
             job, compiled = item
             try:
-                self._done.put(_run(self._evaluator, job, compiled))
+                self._done.put(run_job(self._evaluator, job, compiled))
             except BaseException as error:  # whatever it is, the main thread must hear of it
                 self._done.put(error)
 
 
-def _compile(evaluator: Evaluator, job: Job) -> Static | Measurement:
+def compile_job(evaluator: Evaluator, job: Job) -> Static | Measurement:
+    """What compiling told, or where it failed."""
     try:
         return evaluator.compile(job.config)
     except Rejected as rejected:
@@ -161,7 +165,8 @@ def _compile(evaluator: Evaluator, job: Job) -> Static | Measurement:
         return Measurement(STATIC, evaluator.provenance, failed_stage=rejected.stage, reason=reason)
 
 
-def _run(evaluator: Evaluator, job: Job, compiled: Static | Measurement) -> Outcome:
+def run_job(evaluator: Evaluator, job: Job, compiled: Static | Measurement) -> Outcome:
+    """Measure a job that was compiled."""
     if isinstance(compiled, Measurement):
         return Outcome(job.number, None, (compiled,))
     rungs: Sequence[Measurement] = climb(evaluator, job.config, job.incumbent_ms, job.fidelity_rank)

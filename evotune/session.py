@@ -16,7 +16,6 @@ from evotune import facts
 from evotune.asking import choose_model, open_model, open_prompts, usage
 from evotune.baselines import BASELINES
 from evotune.budget import Budget
-from evotune.engine import Engine, InlineEngine, LocalEngine
 from evotune.errors import UsageError
 from evotune.evaluator import Evaluator
 from evotune.journal import Journal, Run
@@ -74,7 +73,7 @@ def tune(
         if run.is_new:
             facts.keep(run, name, settings, subject.space, subject.roofline)
         tracking = Tracking(tracker, f"{subject.name} {run.id}", description) if tracker else None
-        engine = open_engine(subject, evaluator)
+        engine = subject.open_engine(evaluator)
         stack.callback(engine.cancel)
         make_model = partial(
             open_model,
@@ -195,13 +194,6 @@ def open_warm_start(subject: Subject, settings: Settings, description: Mapping[s
         return None
     names = (subject.name, subject.story.kernel)
     return warm_start(settings.run.warm_start, subject.space, names, subject.source_hash, description)
-
-
-def open_engine(subject: Subject, evaluator: Evaluator) -> Engine:
-    """Where trials run: recordings in this thread, kernels in others."""
-    if subject.target == "replay":
-        return InlineEngine(evaluator)
-    return LocalEngine(evaluator, compile_jobs=os.cpu_count() or 1, measure_jobs=subject.devices)
 
 
 # -- who proposes -------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evotune import content, recipe
+from evotune.engine import Engine, InlineEngine, LocalEngine
 from evotune.errors import DeviceError, UsageError
 from evotune.evaluator import Evaluator
 from evotune.gpu.detect import Gpu, detect, visible
@@ -40,10 +41,17 @@ class Subject:
     roofline: Roofline | None
     """None where the work is not known: of a recording, or of a kernel of whose operations nothing is said."""
     open_evaluator: Callable[[], Evaluator]
+    open_engine: Callable[[Evaluator], Engine] = InlineEngine
+    """Where trials run, given what ``open_evaluator`` opened."""
     devices: int = 1
     """How many measure at once."""
     fidelities: tuple[Fidelity, ...] = ()
     """Those a trial climbs, rising."""
+
+
+def gpus_here() -> list[Gpu]:
+    """Those of this machine that ``CUDA_VISIBLE_DEVICES`` leaves."""
+    return visible(detect(), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def find_subject(
@@ -51,7 +59,7 @@ def find_subject(
     settings: Settings,
     *,
     load: Callable[[Path], LoadedKernel] = load_kernel,
-    choose: Choose | None = None,
+    gpus: Callable[[], Sequence[Gpu]] = gpus_here,
 ) -> Subject:
     """A kernel or a recording, checked, with nothing built yet.
 
@@ -59,19 +67,19 @@ def find_subject(
         name: Its path, or its shipped name.
         settings: Of the run.
         load: Loads a kernel file; whoever looks at many subjects need not do it each time.
-        choose: As :func:`choose_target`, which looks for GPUs; the same holds for it.
+        gpus: Looks for those that may be taken; not called where none is wanted.
 
     Raises:
         UsageError: Nothing there, or it cannot be used as it is.
         DeviceError: A target was named whose device is not here.
     """
     path = content.find(name, content.KERNELS, content.RECORDINGS)
-    return _recorded(path, settings) if path.is_dir() else _kernel(load(path), settings, choose or choose_target)
+    return _recorded(path, settings) if path.is_dir() else _kernel(load(path), settings, gpus)
 
 
-def _kernel(kernel: LoadedKernel, settings: Settings, choose: Choose) -> Subject:
+def _kernel(kernel: LoadedKernel, settings: Settings, gpus: Callable[[], Sequence[Gpu]]) -> Subject:
     path = kernel.path
-    chosen = choose(settings.run.target, kernel, settings.run.gpus)
+    chosen = choose_target(settings.run.target, kernel, settings.run.gpus, gpus)
     plan = recipe.load(chosen.name)
     problem = kernel.problem(settings.run.shape, plan.backend)
     target = load_target(chosen.name, chosen.gpus[0]) if chosen.gpus else None
@@ -90,6 +98,7 @@ def _kernel(kernel: LoadedKernel, settings: Settings, choose: Choose) -> Subject
     _ = space.default  # a space without a legal configuration is refused before anything is built
     card = {**plan.card(str(problem.get("dtype"))), **(target.card if target else {})}
     story = Story(kernel.name, kernel.source, known, card, roofline)
+    devices = max(1, len(chosen.gpus))
     return Subject(
         kernel.name,
         chosen.name,
@@ -100,7 +109,8 @@ def _kernel(kernel: LoadedKernel, settings: Settings, choose: Choose) -> Subject
         story,
         roofline,
         lambda: _evaluator(kernel, problem, plan, chosen.gpus, target, settings),
-        max(1, len(chosen.gpus)),
+        lambda evaluator: LocalEngine(evaluator, compile_jobs=os.cpu_count() or 1, measure_jobs=devices),
+        devices,
         _ladder(plan, settings),
     )
 
@@ -171,35 +181,40 @@ class Chosen:
     gpus: tuple[Gpu, ...] = ()
 
 
-Choose = Callable[[str, LoadedKernel, "int | Literal['all']"], Chosen]
-
-
-def choose_target(wanted: str, kernel: LoadedKernel, count: int | Literal["all"] = 1) -> Chosen:
+def choose_target(
+    wanted: str,
+    kernel: LoadedKernel,
+    count: int | Literal["all"] = 1,
+    gpus: Callable[[], Sequence[Gpu]] = gpus_here,
+) -> Chosen:
     """The target to tune for: what was asked for, or the GPU that is here, or the CPU.
 
     Args:
         wanted: A target's name, a recipe, or ``auto``.
         kernel: What is to be tuned.
         count: How many GPUs are to measure.
+        gpus: Looks for those that may be taken.
 
     Raises:
         DeviceError: A target was named whose device is not here, or not so many of them are.
         UsageError: Several GPUs are asked for where none measures, or those here are not of one model.
     """
-    chosen = _whatever_is_here(kernel, count) if wanted == "auto" else _named(wanted, kernel, count)
+    chosen = _whatever_is_here(kernel, count, gpus) if wanted == "auto" else _named(wanted, kernel, count, gpus)
     if not chosen.gpus and count != 1:
         raise UsageError(f"--gpus {count} is for targets that are GPUs; target {chosen.name} is none: {chosen.why}")
     return chosen
 
 
-def _named(wanted: str, kernel: LoadedKernel, count: int | Literal["all"]) -> Chosen:
+def _named(
+    wanted: str, kernel: LoadedKernel, count: int | Literal["all"], gpus: Callable[[], Sequence[Gpu]]
+) -> Chosen:
     plan = recipe.load(wanted)
     if plan.backend == "cpu":
         return Chosen(wanted, "as given")
     if plan.backend == "replay":
         raise UsageError("target 'replay' is for recorded spaces; kernels take auto, cpu, or a GPU's name")
     kernel.backend(plan.backend)
-    found = _visible()
+    found = gpus()
     fitting = [g for g in found if _is_called(g, plan.device_name)]
     if not fitting:
         here = ", ".join(g.name for g in found) or f"no NVIDIA GPU{_hidden()}"
@@ -207,12 +222,14 @@ def _named(wanted: str, kernel: LoadedKernel, count: int | Literal["all"]) -> Ch
             f"target {wanted} was asked for and {here} is here; to compile for it all the same: "
             f"evotune check {kernel.path} --target {wanted}"
         )
-    gpus = _several(fitting, count)
-    return Chosen(wanted, f"as given; {_names(gpus)} here", gpus)
+    taken = _several(fitting, count)
+    return Chosen(wanted, f"as given; {_names(taken)} here", taken)
 
 
-def _whatever_is_here(kernel: LoadedKernel, count: int | Literal["all"]) -> Chosen:
-    found = _visible()
+def _whatever_is_here(
+    kernel: LoadedKernel, count: int | Literal["all"], gpus: Callable[[], Sequence[Gpu]]
+) -> Chosen:
+    found = gpus()
     if not found:
         if "cpu" not in kernel.definition.backends:
             raise DeviceError(
@@ -228,8 +245,8 @@ def _whatever_is_here(kernel: LoadedKernel, count: int | Literal["all"]) -> Chos
         return Chosen("cpu", f"{gpu.name} is here, but {wanted}")
     named = [Path(entry).stem for entry in content.shipped(content.EVALUATORS)]
     fitting = [n for n in named if (plan := recipe.load(n)).device_name and _is_called(gpu, plan.device_name)]
-    gpus = _several(found, count)
-    return Chosen(fitting[0] if fitting else "cuda", f"{_names(gpus)} here", gpus)
+    taken = _several(found, count)
+    return Chosen(fitting[0] if fitting else "cuda", f"{_names(taken)} here", taken)
 
 
 def _several(gpus: Sequence[Gpu], count: int | Literal["all"]) -> tuple[Gpu, ...]:
@@ -246,10 +263,6 @@ def _several(gpus: Sequence[Gpu], count: int | Literal["all"]) -> tuple[Gpu, ...
     if len(same) < count:
         raise DeviceError(f"--gpus {count} was asked for and {_names(same)} here{_hidden()}")
     return same[:count]
-
-
-def _visible() -> list[Gpu]:
-    return visible(detect(), os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def _hidden() -> str:

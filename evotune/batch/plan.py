@@ -18,7 +18,7 @@ from evotune.kernel import load_kernel
 from evotune.reading import read
 from evotune.session import describe
 from evotune.settings import Settings
-from evotune.subject import Subject, choose_target, find_subject
+from evotune.subject import Subject, find_subject, gpus_here
 from evotune.transfer import WARM_START
 
 # What only the device itself tells of a run, and a source only when it is read.
@@ -128,13 +128,13 @@ def plan_batch(batch: Batch, settings: Settings, environ: Mapping[str, str]) -> 
         UsageError: Some cannot be used as they are; all are told.
     """
     # Each file is loaded once, and devices are looked for once, however many shapes there are.
-    load, choose = cache(load_kernel), cache(choose_target)
+    load, gpus = cache(load_kernel), cache(gpus_here)
     subjects: list[Subject | str] = []
     wrong: list[str] = []
     models: set[object] = set()
     for job in batch.jobs:
         try:
-            subject = find_subject(job.kernel, job.settings, load=load, choose=choose)
+            subject = find_subject(job.kernel, job.settings, load=load, gpus=gpus)
             Budget.of(job.settings.run, subject.roofline.bound_ms if subject.roofline else None, subject.target)
             asked = (job.settings.llm, job.settings.prompt, job.settings.run.search)
             if asked not in models:

@@ -33,9 +33,14 @@ def child_environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if (name in _ALLOWED or name.startswith(_ALLOWED_PREFIXES)) and not any(s in name.upper() for s in _SECRET)
+        if (name in _ALLOWED or name.startswith(_ALLOWED_PREFIXES)) and not is_secret(name)
     }
     return {**kept, **(extra or {})}
+
+
+def is_secret(name: str) -> bool:
+    """Whether a variable of the environment is called like one that holds a key or a password."""
+    return any(part in name.upper() for part in _SECRET)
 
 
 @dataclass(frozen=True)

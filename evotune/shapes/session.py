@@ -17,7 +17,7 @@ from evotune.evaluator import Evaluator
 from evotune.journal import Journal, Run
 from evotune.kernel import load_kernel
 from evotune.program import Sandbox
-from evotune.session import make_surrogate, measured_with, open_engine, start_points
+from evotune.session import make_surrogate, measured_with, start_points
 from evotune.settings import Settings
 from evotune.shapes.evaluator import ShapesEvaluator
 from evotune.shapes.model import ProgramModel, configs_of
@@ -117,7 +117,7 @@ def tune_shapes(
             facts.keep_given(run, name, settings)
         if run.replaces_edited:
             observer.on_note(f"{first.name} has changed since its last run in this journal: a new run begins")
-        engine = open_engine(first, evaluator)
+        engine = first.open_engine(evaluator)
         stack.callback(engine.cancel)
         line = open_line(settings, choice, run=run, stack=stack, on_note=observer.on_note)
         search = ProgramSearch(
