@@ -53,11 +53,11 @@ def tune(
         DeviceError: A device is missing or failed.
         Fatal: The model refuses its key, its name, or the request, and ``llm.on_error`` is ``fail``.
     """
-    subject = find_subject(name, settings)
-    budget = Budget.of(settings.run, subject.roofline.bound_ms if subject.roofline else None, subject.target)
-    prompts = open_prompts(settings)
-    choice = choose_model(settings, os.environ, subject.space)
     with ExitStack() as stack:
+        subject = _find(name, settings, stack, observer.on_note)
+        budget = Budget.of(settings.run, subject.roofline.bound_ms if subject.roofline else None, subject.target)
+        prompts = open_prompts(settings)
+        choice = choose_model(settings, os.environ, subject.space)
         evaluator = subject.open_evaluator()
         stack.callback(evaluator.close)
         observer.on_note(f"target {subject.target}: {subject.why}")
@@ -104,6 +104,19 @@ def tune(
         return result
 
 
+def _find(name: str, settings: Settings, stack: ExitStack, on_note: Callable[[str], None]) -> Subject:
+    """What is tuned, on this machine or on a cluster, the connection to which the stack then keeps."""
+    if settings.run.engine == "local":
+        return find_subject(name, settings)
+    try:
+        from evotune import ray
+    except ModuleNotFoundError as error:
+        if error.name != "ray":
+            raise
+        raise UsageError("engine ray needs Ray, which is not installed; pip install 'evotune[ray]'") from None
+    return ray.find_subject(name, settings, stack, on_note)
+
+
 def _open_run(
     journal: Journal, subject: Subject, description: Mapping[str, Any], observer: Observer, *, fresh: bool
 ) -> Run:
@@ -128,6 +141,8 @@ def record_space(
     on_progress: Callable[[int, int], None],
 ) -> None:
     """Measure the configurations of a kernel and keep them as a recording, as ``evotune record`` does."""
+    if settings.run.engine != "local":
+        raise UsageError(f"a recording is made on one machine; leave run.engine {settings.run.engine} out")
     subject = find_subject(name, settings)
     if subject.target == "replay":
         raise UsageError(f"{name} is a recording already; give a kernel file")

@@ -29,6 +29,8 @@ class Run(Section):
 
     target: str = "auto"
     gpus: Count | Literal["all"] = 1
+    engine: Literal["local", "ray"] = "local"
+    ray_address: str | None = None
     shape: str | None = None
     shapes: str | None = None
     search: Literal["evotune", "mfbo", "random", "pattern", "de", "genetic", "annealing"] = "evotune"

@@ -43,6 +43,16 @@ def run(
     gpus: Annotated[
         str | None, typer.Option(metavar="N|all", help="GPUs of one model that measure at once; 1 if not given.")
     ] = None,
+    engine: Annotated[
+        str | None, typer.Option(help="local, or ray to measure on the nodes of a Ray cluster.")
+    ] = None,
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="auto|HOST:PORT|ray://HOST:PORT",
+            help="With --engine ray: where the cluster is; without, Ray is started on this machine.",
+        ),
+    ] = None,
     shape: Annotated[str | None, typer.Option(help="A named shape of the kernel.")] = None,
     shapes: Annotated[
         str | None,
@@ -135,6 +145,8 @@ def run(
     flags: dict[str, Any] = {
         "run.target": target,
         "run.gpus": int(gpus) if gpus and gpus.isdecimal() else gpus,
+        "run.engine": engine,
+        "run.ray_address": ray_address,
         "run.shape": shape,
         "run.shapes": shapes,
         "run.search": search,
@@ -159,6 +171,10 @@ def run(
     settings = read_settings(config, flags)
     if out is not None and settings.run.shapes is None:
         raise UsageError("--out is for the program of several shapes; give --shapes A,B,C too")
+    if ray_address is not None and settings.run.engine != "ray":
+        raise UsageError("--ray-address is where trials run with --engine ray; give that too")
+    if dry_run and settings.run.engine == "ray":
+        raise UsageError("--dry-run asks no cluster; leave --engine ray out to see what a run here would do")
     if track is not None and settings.run.shapes is not None:
         raise UsageError("--track is for runs of one shape")
     if dry_run:

@@ -65,6 +65,8 @@ def _check_settings(settings: Settings, names: Sequence[str]) -> None:
         wrong.append(f"--max-evaluations {run.max_evaluations} is not one for each; give 30 times as many")
     if run.gpus != 1:
         wrong.append(f"--gpus {run.gpus} is for one shape: here each has a process on the same GPU; leave it out")
+    if run.engine != "local":
+        wrong.append(f"--engine {run.engine} is for one shape; leave it out")
     if run.shape is not None:
         wrong.append("--shape is given too; give one of the two")
     if run.search != "evotune":

@@ -1,0 +1,306 @@
+"""The stations of a cluster: started where devices are, admitted if they are alike, set aside if they fail."""
+
+# pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
+# (Ray is optional, and its types are partial.)
+from __future__ import annotations
+
+import math
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from evotune.errors import DeviceError, UsageError
+from evotune.evaluator import Evaluator, installed_version
+from evotune.ray.cluster import Node, nodes, start_actor
+from evotune.ray.station import About, Station
+from evotune.space import Config
+
+# Configurations that compile ahead of the one that is measured, for each device at most: enough where compiling
+# takes four times as long as measuring, and not so many that the search proposes for long without learning.
+AHEAD = 4
+POLL_S = 1.0  # how late a node that joins is noticed
+START_S = 120.0  # by then the first measure, and those that are not ready join when they are
+SETUP_S = 1000.0  # a GPU's worker computes references on the CPU first; see evotune.gpu.evaluator
+REJOIN_S = 60.0  # for which a run without any node waits for one
+CLOSE_S = 10.0
+MARGIN_S = 60.0  # on top of a deadline, for a busy network
+STARTS = 3  # of a device, before it is left alone
+# How much faster or slower a device may become than the others since its calibration. Those of one model under
+# one load stay within a few per cent; a GPU that runs hot loses a third of its clock.
+DRIFT_BOUND = 1.25
+
+
+@dataclass(frozen=True)
+class Place:
+    """Room for one station: a node, or one of its GPUs."""
+
+    node_id: str
+    index: int
+
+
+@dataclass
+class Member:
+    """A station as the driver knows it."""
+
+    place: Place
+    node: Node
+    actor: Any
+    slots: int
+    about: About
+    opening_s: float
+    drift: float = 1.0
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        gpus = self.about.device.facts.get("gpus")
+        return f"{self.node.name} ({gpus})" if gpus else self.node.name
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What stations are started for.
+
+    ``limit`` is how many measure at most, None for all there are. ``job_limit_s`` is how long one job may
+    take, compiling and all fidelities included.
+    """
+
+    open_evaluator: Callable[[Path], Evaluator]
+    default: Config
+    job_limit_s: float
+    uses_gpus: bool = False
+    limit: int | None = None
+
+
+@dataclass(frozen=True)
+class _Starting:
+    node: Node
+    actor: Any
+    slots: int
+    opened: Any
+    began_s: float
+
+
+class Fleet:
+    """All stations of one run.
+
+    Args:
+        plan: What they are for.
+        on_note: Hears who joins, leaves, and is set aside.
+    """
+
+    def __init__(self, plan: Plan, on_note: Callable[[str], None]) -> None:
+        self.plan = plan
+        self.members: list[Member] = []
+        self._on_note = on_note
+        self._starting: dict[Place, _Starting] = {}
+        self._starts: Counter[Place] = Counter()
+        self._polled_s = -math.inf
+        self._seen_s = math.inf  # when there was somebody the last time
+        self._last_loss = "no node has a device for it"
+
+    def start(self) -> None:
+        """Start a station on each device there is, and wait until they are ready.
+
+        Raises:
+            UsageError: They are not alike, or the kernel cannot be measured as it is.
+            DeviceError: None gets ready.
+        """
+        try:
+            began_s = time.monotonic()
+            self._start_where_free()
+            while self._starting and time.monotonic() < began_s + (START_S if self.members else SETUP_S):
+                time.sleep(0.1)
+                self.members += self._ready(is_start=True)
+            if problem := disagreement(self.members):
+                raise UsageError(problem)
+            if not self.members:
+                raise DeviceError(f"no station of the Ray cluster is ready: {self._last_loss}")
+        except BaseException:
+            self.close()
+            raise
+        self._on_note(f"measuring on {len(self.members)}: {', '.join(m.name for m in self.members)}")
+
+    def refresh(self) -> None:
+        """See who has joined and who is ready; looks at most once in :data:`POLL_S`.
+
+        Raises:
+            DeviceError: There is nobody, and nobody comes within :data:`REJOIN_S`.
+        """
+        if time.monotonic() < self._polled_s + POLL_S:
+            return
+        self._polled_s = time.monotonic()
+        has_places = self._start_where_free()
+        for member in self._ready(is_start=False):
+            self.members.append(member)
+            if problem := disagreement([self.members[0], member]):
+                self.lose(member, problem, for_good=True)
+            else:
+                self._on_note(f"{member.name} joins")
+        if self.members or self._starting:
+            self._seen_s = self._polled_s
+        elif has_places or self._polled_s > self._seen_s + REJOIN_S:
+            raise DeviceError(f"no station is left: {self._last_loss}; the same command resumes")
+
+    def median_ms(self) -> float | None:
+        """Latency of the default configuration on the middle one of the devices."""
+        known = [m.about.default_ms for m in self.members if m.about.default_ms is not None]
+        return median(known) if known else None
+
+    def has_drifted(self, member: Member) -> bool:
+        """Whether a device's speed has changed since its calibration, and that of the others has not."""
+        others = [m.drift for m in self.members if m is not member]
+        return bool(others) and abs(math.log(member.drift / median(others))) > math.log(DRIFT_BOUND)
+
+    def lose(self, member: Member, reason: str, *, for_good: bool = False) -> None:
+        """Go on without a station, and start another in its place unless that is for good."""
+        if member not in self.members:
+            return
+        self.members.remove(member)
+        ray.kill(member.actor)
+        if for_good:
+            self._starts[member.place] = STARTS
+        self._note_loss(f"{member.name} is {'set aside' if for_good else 'lost'}: {reason}")
+
+    def blame(self, member: Member, error: RayError) -> None:
+        """Go on without a station whose call failed.
+
+        Raises:
+            Exception: It failed for another reason than the device or the node: what the station raised.
+        """
+        match cause(error):
+            case DeviceError() as found:
+                self.lose(member, str(found), for_good=True)
+            case Lost() as found:
+                self.lose(member, str(found))
+            case found:
+                raise found
+
+    def limit_s(self, member: Member, jobs: int) -> float:
+        """How long a station may take for so many jobs; a worker that starts anew takes as long as at first."""
+        return jobs * self.plan.job_limit_s + member.opening_s + MARGIN_S
+
+    def ask_one(self, ask: Callable[[Any], Any], jobs: int) -> Any:
+        """The first answer of a station, of those nearest to the middle in speed before others.
+
+        Args:
+            ask: Calls a method of an actor, and gives the reference.
+            jobs: How many jobs' time it may take.
+
+        Raises:
+            DeviceError: None answers.
+        """
+        middle_ms = self.median_ms()
+
+        def off(member: Member) -> float:
+            own_ms = member.about.default_ms
+            return abs(math.log(own_ms / middle_ms)) if own_ms and middle_ms else math.inf
+
+        for member in sorted(self.members, key=off):
+            try:
+                return ray.get(ask(member.actor), timeout=self.limit_s(member, jobs))
+            except RayError as error:
+                self.blame(member, error)
+        raise DeviceError(f"no station is left: {self._last_loss}; the same command resumes")
+
+    def close(self) -> None:
+        """End all stations; safe to call twice."""
+        members, starting = self.members, self._starting
+        self.members, self._starting = [], {}
+        if not ray.is_initialized():
+            return
+        if ending := [m.actor.close.remote() for m in members]:
+            ray.wait(ending, num_returns=len(ending), timeout=CLOSE_S)
+        for one in (*members, *starting.values()):
+            ray.kill(one.actor)
+
+    def _start_where_free(self) -> bool:
+        """Start stations where there is room; whether the cluster has any device at all."""
+        places = [(Place(n.id, i), n) for n in nodes() for i in range(self._devices(n))]
+        taken = {*(m.place for m in self.members), *self._starting}
+        free = [(p, n) for p, n in places if p not in taken and self._starts[p] < STARTS]
+        room = len(free) if self.plan.limit is None else max(0, self.plan.limit - len(taken))
+        for place, node in free[:room]:
+            self._starts[place] += 1
+            slots = 1 + min(AHEAD, max(1, node.cpus // self._devices(node)))
+            station = (node.name, self.plan.open_evaluator, self.plan.default)
+            # Two threads more than jobs: `stop` and `close` must not wait for them.
+            actor = start_actor(Station, node, *station, gpus=int(self.plan.uses_gpus), threads=slots + 2)
+            self._starting[place] = _Starting(node, actor, slots, actor.open.remote(), time.monotonic())
+        return bool(places)
+
+    def _devices(self, node: Node) -> int:
+        """Of several CPU kernels on one machine each would disturb the others."""
+        return node.gpus if self.plan.uses_gpus else min(node.cpus, 1)
+
+    def _ready(self, *, is_start: bool) -> list[Member]:
+        """Stations that are ready since the last call; those that will never be are dropped.
+
+        Raises:
+            Exception: At the start, what is nobody's fault but the caller's.
+        """
+        ready: list[Member] = []
+        for place, starting in list(self._starting.items()):
+            if not ray.wait([starting.opened], timeout=0)[0]:
+                continue
+            try:
+                about: Any = ray.get(starting.opened)
+            except RayError as error:
+                found = cause(error)
+                if is_start and not isinstance(found, (DeviceError, Lost)):
+                    raise found from error
+                if not isinstance(found, Lost):
+                    self._starts[place] = STARTS
+                ray.kill(starting.actor)
+                self._note_loss(f"{starting.node.name} does not start: {found}")
+            else:
+                opening_s = time.monotonic() - starting.began_s
+                ready.append(Member(place, starting.node, starting.actor, starting.slots, about, opening_s))
+            del self._starting[place]
+        return ready
+
+    def _note_loss(self, text: str) -> None:
+        self._last_loss = text
+        self._on_note(text)
+
+
+class Lost(Exception):
+    """A station that does not answer any more."""
+
+
+def cause(error: RayError) -> Exception:
+    """What a station raised, :class:`Lost` if it is gone, or why it could not even be made."""
+    if isinstance(error, RayTaskError):
+        return error.cause or error
+    text = " ".join(str(error).split())
+    if isinstance(error, RayActorError) and error.actor_init_failed:
+        mine = installed_version("evotune")
+        return UsageError(f"a station cannot be made; is evotune {mine} installed on every node? {text[-300:]}")
+    return Lost(text[:300])
+
+
+def disagreement(members: Sequence[Member]) -> str | None:
+    """In what stations differ, and their evotune from the driver's, all of it; None if in nothing."""
+    told = {"evotune": {installed_version("evotune"): ["the driver"]}}
+    for member in members:
+        device = member.about.device
+        for fact, value in {"device": device.name, **device.versions}.items():
+            told.setdefault(fact, {}).setdefault(value, []).append(member.name)
+    different = [
+        f"{fact} " + ", ".join(f"{value} ({', '.join(where)})" for value, where in values.items())
+        for fact, values in told.items()
+        if len(values) > 1
+    ]
+    if not different:
+        return None
+    return (
+        f"these differ, and only timings from like devices can be compared: {'; '.join(different)}; install the "
+        "same versions everywhere, and choose like devices with --target or with another cluster"
+    )

@@ -1,0 +1,88 @@
+"""What is tuned on a cluster: a kernel, whose file travels to the nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from evotune import content, recipe, subject
+from evotune.errors import UsageError
+from evotune.evaluator import Evaluator
+from evotune.kernel import split_name
+from evotune.ray import cluster
+from evotune.ray.engine import RayEngine
+from evotune.ray.evaluator import RayEvaluator
+from evotune.ray.fleet import Fleet, Plan
+from evotune.settings import Llm, Prompt, Settings
+from evotune.subject import Subject
+
+
+@dataclass(frozen=True)
+class Parcel:
+    """A kernel and how it is measured, by content: nodes share no disk with the driver, and get no secrets."""
+
+    kernel: str
+    files: Mapping[str, bytes]
+    settings: Settings
+
+    def open(self, folder: Path) -> Evaluator:
+        """The evaluator of the device that this process sees, with the files in a folder."""
+        for name, text in self.files.items():
+            (folder / name).write_bytes(text)
+        run = self.settings.run
+        here = run.model_copy(update={"target": str(folder / run.target)})
+        settings = self.settings.model_copy(update={"run": here})
+        return subject.find_subject(str(folder / self.kernel), settings).open_evaluator()
+
+
+def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Callable[[str], None]) -> Subject:
+    """As :func:`evotune.subject.find_subject`, of a kernel on the devices of a Ray cluster.
+
+    Args:
+        name: Of the kernel.
+        settings: Of the run.
+        stack: Keeps the connection to Ray.
+        on_note: Hears of nodes that come and go.
+
+    Raises:
+        UsageError: It cannot be used, or there is no cluster.
+        DeviceError: A target was named whose device the cluster does not have.
+    """
+    path = content.find(name, content.KERNELS, content.RECORDINGS)
+    if path.is_dir():
+        raise UsageError(f"{path} is a recording, whose times are looked up here; leave --engine ray out")
+    stack.enter_context(cluster.connected(settings.run.ray_address))
+    found = subject.find_subject(name, settings, cluster.detect_gpus)
+    gpus, uses_gpus = settings.run.gpus, recipe.load(found.target).backend == "cuda"
+    plan = Plan(
+        _pack(path, found.target, settings).open,
+        found.space.default,
+        settings.measure.compile_timeout_s + len(found.fidelities) * settings.measure.run_timeout_s,
+        uses_gpus=uses_gpus,
+        limit=gpus if uses_gpus and gpus != "all" else None,
+    )
+    there = sum(node.gpus for node in cluster.nodes())
+    if plan.limit is not None and plan.limit < there:
+        on_note(f"{plan.limit} of the {there} GPUs of the cluster measure; --gpus all takes all")
+    return replace(found, open_evaluator=lambda: _open_evaluator(plan, on_note), open_engine=_open_engine)
+
+
+def _pack(kernel: Path, target: str, settings: Settings) -> Parcel:
+    file, _ = split_name(kernel)
+    plan = content.find(target, content.EVALUATORS)
+    files = {file.name: file.read_bytes(), plan.name: plan.read_bytes()}
+    run = settings.run.model_copy(update={"target": plan.name, "gpus": 1})  # a station sees one
+    return Parcel(kernel.name, files, settings.model_copy(update={"run": run, "llm": Llm(), "prompt": Prompt()}))
+
+
+def _open_evaluator(plan: Plan, on_note: Callable[[str], None]) -> RayEvaluator:
+    fleet = Fleet(plan, on_note)
+    fleet.start()
+    return RayEvaluator(fleet)
+
+
+def _open_engine(evaluator: Evaluator) -> RayEngine:
+    assert isinstance(evaluator, RayEvaluator)
+    return RayEngine(evaluator.fleet)
