@@ -107,7 +107,7 @@ def compare(kernel: str, rounds: int, evaluations: int) -> list[str]:
                 f"[{result.speedup_ci95[0]:.3f}, {result.speedup_ci95[1]:.3f}] | {seconds:.0f} | "
                 f"{sum(result.failures.values())} |"
             )
-            print(lines[-1], flush=True)
+            print(lines[-1], file=sys.stderr, flush=True)
         configs = [found[engine].best["config"] for engine in ("local", "ray")]  # type: ignore[index]
         ratio, (low, high) = side_by_side(kernel, configs)
         same = configs[0] == configs[1]
@@ -116,7 +116,7 @@ def compare(kernel: str, rounds: int, evaluations: int) -> list[str]:
             f"- {kernel}, round {i + 1}: {'the same configuration' if same else 'different configurations'}; "
             f"local / ray {ratio:.3f} [{low:.3f}, {high:.3f}]: {'agree' if agree else 'do not agree'}"
         )
-        print(verdicts[-1], flush=True)
+        print(verdicts[-1], file=sys.stderr, flush=True)
     return [*verdicts, "", *lines]
 
 
@@ -180,7 +180,7 @@ def driver(workers: int, results: int) -> list[str]:
     keep_full(engine, 4 * workers)
     for i in range(3):
         lines.append(f"| the engine alone, {i + 1} | {per_result(results, lambda: keep_full(engine, results))} |")
-        print(lines[-1], flush=True)
+        print(lines[-1], file=sys.stderr, flush=True)
     with tempfile.TemporaryDirectory() as folder, Journal(Path(folder, "journal.db")) as journal:
         tuner = Tuner(
             BASELINES["random"](SPACE, 0),
@@ -193,7 +193,7 @@ def driver(workers: int, results: int) -> list[str]:
             llm=dict,
         )
         lines.append(f"| with the tuner and the journal, random draws | {per_result(results, tuner.tune)} |")
-        print(lines[-1], flush=True)
+        print(lines[-1], file=sys.stderr, flush=True)
     fleet.close()
     return lines
 

@@ -123,6 +123,7 @@ class Fleet:
                 raise UsageError(problem)
             if not self.members:
                 raise DeviceError(f"no station of the Ray cluster is ready: {self._last_loss}")
+            self._first = self.members[0]  # whom those that join must be like, also when it is gone
         except BaseException:
             self.close()
             raise
@@ -140,7 +141,7 @@ class Fleet:
         has_places = self._start_where_free()
         for member in self._ready(is_start=False):
             self.members.append(member)
-            if problem := disagreement([self.members[0], member]):
+            if problem := disagreement([self._first, member]):
                 self.lose(member, problem, for_good=True)
             else:
                 self._on_note(f"{member.name} joins")
