@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,13 +64,14 @@ def nodes() -> Iterator[Cluster]:
 class Heard:
     """Keeps what it is told, and does something when a trial ends."""
 
-    def __init__(self, on_trial: Callable[[Heard], None]) -> None:
+    def __init__(self, on_trial: Callable[[Heard], None] = lambda heard: None) -> None:
         self.notes: list[str] = []
-        self.trials = 0
+        self.nodes = Counter[str]()
+        """Trials by the node that measured them."""
         self._on_trial = on_trial
 
     def on_trial(self, trial: Trial, tuner: Any, *, is_best: bool) -> None:
-        self.trials += 1
+        self.nodes[str(trial.measurements[-1].context["node"]).rsplit("-")[-1]] += 1
         self._on_trial(self)
 
     def on_note(self, text: str) -> None:
@@ -101,15 +103,16 @@ def eventful(nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Eventf
     kernel = folder / "mine.py"
     shutil.copy(content.find("vector_add", content.KERNELS), kernel)
     victim, joined, environments = next(iter(nodes.worker_nodes)), list[str](), dict[str, str]()
+    gone = victim.node_id[:6]
 
     def upset(heard: Heard) -> None:
-        if heard.trials == 3:
+        if heard.nodes[gone] and heard.nodes.total() >= 3 and not joined:
             environments.update(environments_of_all())
             kernel.unlink()  # nodes do not share the driver's disk
-            joined.append(nodes.add_node(num_cpus=1, wait=False, **NODE).node_id)
+            joined.append(nodes.add_node(num_cpus=1, wait=False, **NODE).node_id[:6])
             nodes.remove_node(victim, allow_graceful=False)
-        if heard.trials > 3 and not any("joins" in note for note in heard.notes):
-            time.sleep(0.5)  # it must come before the run is over
+        if joined and not any("joins" in note for note in heard.notes):
+            time.sleep(1.0)  # it must come before the run is over
 
     heard = Heard(upset)
     flags = {"run.engine": "ray", "run.journal": str(folder / "journal.db"), "run.shape": "small"}
@@ -123,8 +126,7 @@ def eventful(nodes: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Eventf
         numbers = journal.read("SELECT number FROM trial WHERE run=? AND done_order IS NOT NULL", result.run_id)
         contexts = journal.read("SELECT context FROM measurement WHERE run=?", result.run_id)
     told = [json.loads(text) for (text,) in contexts]
-    gone = victim.node_id[:6]
-    return Eventful(result, heard.notes, gone, joined[0][:6], [n for (n,) in numbers], told, environments)
+    return Eventful(result, heard.notes, gone, joined[0], [n for (n,) in numbers], told, environments)
 
 
 def environments_of_all() -> dict[str, str]:
@@ -368,7 +370,13 @@ def test_all_that_differs_between_nodes_is_named_with_who_has_which(monkeypatch:
     assert "torch 2.13 (a, b), 2.12 (c); driver 580 (a, b), 570 (c)" in told
 
 
+def test_a_gpu_that_no_node_has_is_a_fault_of_the_machine(nodes: Cluster, tmp_path: Path) -> None:
+    flags = {"run.engine": "ray", "run.target": "h100", "run.journal": str(tmp_path / "journal.db")}
+    with pytest.raises(DeviceError, match="target h100 was asked for"):
+        tune("vector_add", load(None, flags, {}), observer=Heard())
+
+
 def test_a_recording_is_not_looked_up_on_a_cluster(tmp_path: Path) -> None:
     flags = {"run.engine": "ray", "run.journal": str(tmp_path / "journal.db")}
     with pytest.raises(UsageError, match="is a recording, whose times are looked up here"):
-        tune("recordings/gemm_3090", load(None, flags, {}), observer=Heard(lambda heard: None))
+        tune("recordings/gemm_3090", load(None, flags, {}), observer=Heard())
