@@ -54,7 +54,7 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
     if path.is_dir():
         raise UsageError(f"{path} is a recording, whose times are looked up here; leave --engine ray out")
     stack.enter_context(cluster.connected(settings.run.ray_address))
-    found = subject.find_subject(name, settings, cluster.detect_gpus)
+    found = subject.find_subject(name, settings, gpus=cluster.detect_gpus)
     gpus, uses_gpus = settings.run.gpus, recipe.load(found.target).backend == "cuda"
     plan = Plan(
         _pack(path, found.target, settings).open,
