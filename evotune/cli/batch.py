@@ -41,7 +41,7 @@ CODES = {
 
 @app.command()
 def batch(
-    jobs: Annotated[Path, typer.Argument(metavar="JOBS.yaml", help="Kernels, their shapes, targets and options.")],
+    jobs: Annotated[Path, typer.Argument(metavar="JOBS", help="Kernels, their shapes, targets and options.")],
     *,
     report: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Write a page for each run there, and index.html.")
