@@ -81,6 +81,8 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        if path.is_dir():
+            raise UsageError(folder_instead(path))
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
@@ -374,6 +376,11 @@ class Run:
     def release(self) -> None:
         """Let another process go on with this run."""
         self.journal.write("UPDATE run SET owner=NULL WHERE id=? AND owner=?", [(self.id, me())])
+
+
+def folder_instead(path: Path) -> str:
+    """What is wrong with a folder in the place of a journal."""
+    return f"journal {path} is a folder; name a file with --journal PATH, such as {path / 'journal.db'}"
 
 
 def _unusable(path: Path, error: Exception | str) -> str:

@@ -21,7 +21,7 @@ from evotune.llm import Choice, Context, Retry
 from evotune.llm.policy import WRAPPING_TOKENS
 from evotune.llm.provider import CHARS_PER_TOKEN
 from evotune.process.owner import is_alive, me
-from evotune.reading import read
+from evotune.reading import is_empty, read
 from evotune.session import describe, open_warm_start
 from evotune.settings import Settings
 from evotune.subject import Subject, find_subject
@@ -295,7 +295,7 @@ def _find(
     plain = json.loads(json.dumps(wanted))
     _require_writable(path)
     fitting: list[tuple[str, dict[str, Any]]] = []
-    if path.exists():
+    if path.exists() and not is_empty(path):
         fitting = read(path, lambda journal: _fitting(journal, kernel, source_hash, plain))
     if warmed is not None:
         # The run itself is no source: it is told apart by all of its description.

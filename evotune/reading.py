@@ -9,7 +9,7 @@ from typing import TypeVar
 from urllib.parse import quote
 
 from evotune.errors import UsageError
-from evotune.journal import SCHEMA_VERSION, Journal
+from evotune.journal import SCHEMA_VERSION, Journal, folder_instead
 
 T = TypeVar("T")
 
@@ -56,6 +56,12 @@ def read(path: Path, look: Callable[[Journal], T]) -> T:
     Raises:
         UsageError: It is missing, no journal, of another version, or cannot be read.
     """
+    if path.is_dir():
+        raise UsageError(folder_instead(path))
+    if is_empty(path):
+        raise UsageError(
+            f"journal {path} is empty: no run has begun in it; evotune run KERNEL --journal {path} begins one"
+        )
     if not path.is_file():
         raise UsageError(
             f"no journal at {path}; a run makes one: evotune run KERNEL --journal {path}, "
@@ -80,6 +86,11 @@ def read(path: Path, look: Callable[[Journal], T]) -> T:
                 f"{path.name}* to such a folder, and name the copy with --journal PATH"
             )
         raise UsageError(f"journal {path} cannot be read: {error}; {advice}") from None
+
+
+def is_empty(path: Path) -> bool:
+    """Whether it is a file in which nothing was ever written; a run may begin in it."""
+    return path.is_file() and path.stat().st_size == 0 and not Path(f"{path}-wal").exists()
 
 
 def _attempt(path: Path, how: str, look: Callable[[Journal], T]) -> T:

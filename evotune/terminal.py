@@ -197,7 +197,7 @@ def print_result(result: Result, console: Console) -> None:
         console.print(f"speed-up {result.speedup:.3f}x, 95 % interval [{low:.3f}, {high:.3f}]: {word}")
     print_end(result, console)
     if result.best is None:
-        console.print("no valid configuration was found")
+        console.print("no valid configuration was found" if result.evaluations else "nothing was evaluated")
     else:
         console.print("\nconfig to paste:", style="bold")
         console.print(Text(repr(dict(best["config"]))))
@@ -205,7 +205,8 @@ def print_result(result: Result, console: Console) -> None:
 
 def print_end(result: Result, console: Console) -> None:
     """What the run did, and why it ended."""
-    console.print(f"evaluations {result.evaluations} ({_counts(result.proposals)})")
+    by_origin = f" ({_counts(result.proposals)})" if result.proposals else ""
+    console.print(f"evaluations {result.evaluations}{by_origin}")
     console.print(f"failures {_counts(result.failures) or 'none'}")
     for reason, count in result.reasons:
         console.print(Text(f"  {count} x {_short(reason, 300)}"))

@@ -42,6 +42,12 @@ def test_json_prints_one_object_with_the_documented_fields_and_nothing_else(tmp_
     assert (tmp_path / result["journal"]).is_file()
 
 
+def test_a_run_without_the_time_to_evaluate_anything_says_so(tmp_path):
+    done = evotune("run", "recordings/pnpoly_3090", "--max-seconds", "1e-9", cwd=tmp_path, check=1)
+    for said in ("evaluations 0\n", "the time was used up", "nothing was evaluated"):
+        assert said in done.stdout
+
+
 def test_the_same_seed_gives_the_same_trials_under_another_hash_seed(tmp_path):
     found = []
     for i, hash_seed in enumerate(("0", "1", "2")):

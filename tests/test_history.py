@@ -14,8 +14,11 @@ import pytest
 from evotune import history
 from evotune.errors import UsageError
 from evotune.journal import SCHEMA_VERSION, Journal, LlmCall, Rejection
+from evotune.plan import plan
 from evotune.process.owner import me
 from evotune.proposers.multifidelity import MultiFidelityBayesianSearch
+from evotune.reading import read
+from evotune.settings import Settings
 from evotune.shapes.table import SHAPE
 from evotune.trial import Candidate, Measurement, Static, Trial
 from tests.test_tuner import BEST, Ladder, Listener, run
@@ -240,7 +243,7 @@ def test_a_missing_journal_is_named_and_not_made(tmp_path):
     assert _tree(tmp_path) == {}
 
 
-@pytest.mark.parametrize("content", ["", "text, not a database " * 50, "another database"])
+@pytest.mark.parametrize("content", ["text, not a database " * 50, "another database"])
 def test_a_file_of_something_else_is_no_journal_and_stays_as_it_is(tmp_path, content):
     path = tmp_path / "j.db"
     path.write_text(content, encoding="utf-8")
@@ -299,3 +302,20 @@ def test_a_candidate_measured_in_finals_only_does_not_raise_the_top(tmp_path):
     found = history.load(tmp_path / "j.db")
     assert found.top_rank == LADDER[-1].rank
     assert any(m.fidelity.rank == ULTRA.rank for t in found.trials for m in t.measurements)
+
+
+@pytest.mark.parametrize("open_journal", [Journal, lambda path: read(path, lambda journal: journal.runs())])
+def test_a_folder_in_the_place_of_a_journal_is_called_one(tmp_path, open_journal):
+    with pytest.raises(UsageError, match=r"is a folder; name a file with --journal PATH, such as .*journal\.db"):
+        open_journal(tmp_path)
+
+
+def test_an_empty_file_is_a_journal_without_runs_in_which_one_may_begin(tmp_path):
+    path = tmp_path / "j.db"
+    path.touch()
+    with pytest.raises(UsageError, match="is empty: no run has begun in it; evotune run KERNEL"):
+        read(path, lambda journal: journal.runs())
+    settings = Settings.model_validate({"run": {"journal": str(path)}, "llm": {"provider": "none"}})
+    assert plan("recordings/pnpoly_3090", settings, {}).resumes is None
+    with Journal(path) as journal:
+        assert journal.runs() == []
