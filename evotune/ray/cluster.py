@@ -7,6 +7,8 @@ from __future__ import annotations
 import logging
 import os
 import random
+import re
+import socket
 from collections.abc import Generator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -23,6 +25,7 @@ from evotune.process.command import is_secret
 
 _log = logging.getLogger(__name__)
 
+CONNECT_TIMEOUT_S = 10.0
 DETECT_TIMEOUT_S = 120.0  # Ray starts a process for it, and a driver that is not loaded yet takes its time
 # Where Ray is started for this run alone: it must not report to its makers, and its processes, which measure,
 # must not give way to all others (it starts them with niceness 15).
@@ -50,6 +53,8 @@ def connected(address: str | None) -> Generator[None, None, None]:
         if ray.is_initialized():
             yield
             return
+        if given := re.fullmatch(r"(?:ray://)?(.+):(\d+)", address or ""):
+            _require_answer(given[1], int(given[2]))
         kept, drawn = dict(os.environ), random.getstate()
         os.environ.update({name: value for name, value in STARTED_WITH.items() if name not in kept})
         try:
@@ -66,6 +71,14 @@ def connected(address: str | None) -> Generator[None, None, None]:
             yield
         finally:
             ray.shutdown()
+
+
+def _require_answer(host: str, port: int) -> None:
+    """Ray itself knocks for more than five minutes where nobody is."""
+    try:
+        socket.create_connection((host, port), CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise UsageError(f"nobody answers at --ray-address {host}:{port}: {error}; is Ray running there?") from None
 
 
 class _Log(TextIOBase):

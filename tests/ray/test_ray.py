@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -368,6 +369,16 @@ def test_all_that_differs_between_nodes_is_named_with_who_has_which(monkeypatch:
     assert told
     assert "evotune 0.1.0 (the driver, a, b), 0.2.0 (c)" in told
     assert "torch 2.13 (a, b), 2.12 (c); driver 580 (a, b), 570 (c)" in told
+
+
+def test_an_address_where_nobody_is_is_refused_at_once(tmp_path: Path) -> None:
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{unused.getsockname()[1]}"
+        argv = [sys.executable, "-m", "evotune", "run", "vector_add", "--engine", "ray", "--ray-address", address]
+        done = subprocess.run(argv, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 2
+    assert f"nobody answers at --ray-address {address}" in done.stderr
 
 
 def test_a_gpu_that_no_node_has_is_a_fault_of_the_machine(nodes: Cluster, tmp_path: Path) -> None:
