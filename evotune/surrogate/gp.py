@@ -194,6 +194,34 @@ class PoolPosterior:
         self.mean = self.mean + np.float32(b) * v
         self.variance = self.variance - v * v
 
+    def imagine(self, x: Array, trend: Array) -> None:
+        """Condition on k observations at the top fidelity that are what is expected of them, with indicators
+        (k, u) and trends (k, p): the mean stays, and doubt falls (Ginsbourger, Le Riche & Carraro 2010).
+
+        One block instead of k rows, as dozens are in flight where many devices measure.
+        """
+        n, k = len(self), len(x)
+        log_of_levels = np.matmul(x, self._table)
+        rows = _solve_lower(self._chol, self._to_data(x, trend, 0.0))
+        own: Array = np.exp(np.matmul(log_of_levels, np.transpose(x)) + self._hyper.signal)
+        own += np.matmul(trend, np.transpose(trend)) - np.matmul(np.transpose(rows), rows)
+        own[np.diag_indices(k)] += np.exp(self._hyper.noise) + JITTER
+        pivots: Array = np.linalg.cholesky(own)
+        chol = np.zeros((n + k, n + k))
+        chol[:n, :n], chol[n:, :n], chol[n:, n:] = self._chol, np.transpose(rows), pivots
+        self._chol = chol
+        if n + k > len(self._v):
+            self._v = np.concatenate([self._v, np.empty((n + k, len(self.mean)), dtype=np.float32)])
+        left = self._to_pool(log_of_levels, np.zeros(k), trend)
+        left -= np.matmul(np.transpose(rows).astype(np.float32), self._v[:n])
+        v = _solve_lower(pivots.astype(np.float32), left)
+        self._v[n : n + k] = v
+        self._b = np.append(self._b, np.zeros(k))
+        self._log_of_levels = np.vstack([self._log_of_levels, log_of_levels])
+        self._below = np.append(self._below, np.zeros(k))
+        self._trend = np.vstack([self._trend, trend])
+        self.variance = self.variance - (v * v).sum(0)
+
     def _to_pool(self, log_of_levels: Array, below: Array, trend: Array) -> Array:
         log: Array = np.matmul(log_of_levels.astype(np.float32), np.transpose(self._pool))
         log += (self._hyper.signal - np.exp(self._hyper.decay) * below)[:, None].astype(np.float32)

@@ -216,9 +216,8 @@ class View:
         """
         other = copy.copy(self)
         other._posterior = copy.copy(self._posterior)
-        _, trends = self._trend(self._expected(keys))
-        for x, trend in zip(self._encoding(keys), trends, strict=True):
-            other._posterior.add(x, trend, float(other._posterior.predict(x[None], trend[None])[0][0]))
+        _, trend = self._trend(self._expected(keys))
+        other._posterior.imagine(self._encoding(keys), trend)
         return other
 
     @property

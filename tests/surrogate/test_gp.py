@@ -139,6 +139,25 @@ def test_a_part_of_the_pool_goes_on_as_the_whole_would():
     np.testing.assert_allclose(part.variance, whole.variance[rows], atol=1e-5)
 
 
+@pytest.mark.parametrize("fidelities", [1, 3])
+def test_imagining_is_observing_what_is_expected_one_after_another(fidelities):
+    pool, waiting = some_rows(50, 1), some_rows(40, 2)
+    at_once = posterior_over(pool, some_data(fidelities=fidelities))
+    one_by_one = posterior_over(pool, some_data(fidelities=fidelities))
+    expected = at_once.mean.copy()
+    x, trend = LEVELS.indicate(waiting), SLOPE * waiting
+    at_once.imagine(x, trend)
+    for row, share in zip(x, trend, strict=True):
+        one_by_one.add(row, share, float(one_by_one.predict(row[None], share[None])[0][0]))
+    for posterior in (at_once, one_by_one):
+        posterior.add(LEVELS.indicate(pool[:1])[0], SLOPE * pool[0], 1.5)
+    np.testing.assert_allclose(at_once.variance, one_by_one.variance, atol=1e-4)
+    np.testing.assert_allclose(at_once.mean, one_by_one.mean, atol=1e-4)
+    assert np.abs(at_once.mean - expected).max() > 0.01
+    for ours, theirs in zip(at_once.predict(x, trend), one_by_one.predict(x, trend), strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-7)
+
+
 def test_repeated_observations_do_not_break_the_posterior():
     data = some_data(5)
     x = data.trend / SLOPE
