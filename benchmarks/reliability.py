@@ -6,6 +6,7 @@
     python benchmarks/reliability.py torn [--share 1.0]
     python benchmarks/reliability.py long [--evaluations 5000]
     python benchmarks/reliability.py million [--trials 1000000]
+    python benchmarks/reliability.py faults
     python benchmarks/reliability.py pythons PYTHON…
 
 Each prints what it measured and ends with status 1 if the promise was not kept. They need the ``dev``
@@ -231,6 +232,59 @@ def _seconds(command: list[str]) -> float:
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
+def faults(_: argparse.Namespace) -> bool:
+    """Workers that fail in every way we know, and a run over kernels that take theirs with them."""
+    from evotune.process import Worker
+    from evotune.supervisor import Subject, Supervisor
+    from evotune.trial import Fidelity
+    from tests.test_process import FAULTS, processes_in_group
+    from tests.test_supervisor import CLASSES
+
+    sys.path.append(str(ROOT / "tests" / "cpu"))
+    low, kept = Fidelity(1, "low", 5), True
+    of_a_candidate = {fault: kind for fault, (kind, _) in FAULTS.items() if kind not in ("value", "error")}
+    for fault in {**of_a_candidate, **CLASSES}:
+        with Worker("faulty_worker:measuring", max_resident_bytes=256 << 20, environment=FILE) as worker:
+            is_late = of_a_candidate.get(fault) == "timeout"
+            supervisor, guilty = Supervisor([worker], 1.0 if is_late else 20.0), Subject(fault, fault)
+            groups = [worker.start() and worker.pid]
+            found = [supervisor.measure(guilty, low) for _ in range(3)]
+            following = supervisor.measure(Subject("ok", "ok"), low)
+            groups.append(worker.pid)
+        left = [pid for group in groups for pid in processes_in_group(group)]
+        is_quarantined = str(found[2].reason).startswith("quarantined")
+        is_known = found[0].failed_stage == ("timeout" if is_late else "crash")
+        good = is_known and is_quarantined and following.ok and not left
+        kept = kept and good
+        print(f"{fault}: {found[0].failed_stage}, {found[0].reason}; {'kept' if good else 'NOT KEPT'}", flush=True)
+    return _faulty_kernels() and kept
+
+
+FILE = {"EVOTUNE_TEST_FILE": "/nonexistent"}
+
+
+def _faulty_kernels() -> bool:
+    """Whether a run over them ends with the right winner, and the journal says what became of each."""
+    from evotune import history
+    from tests.cpu.saxpy import FAULTY
+
+    with tempfile.TemporaryDirectory() as folder:
+        journal = Path(folder, "j.db")
+        command = ["run", str(ROOT / "tests" / "cpu" / "saxpy.py"), "--shape", "faulty", "--target", "cpu"]
+        options = ["--search", "random", "--provider", "none", "--max-evaluations", "99", "--journal", str(journal)]
+        done = subprocess.run(
+            [sys.executable, "-m", "evotune", *command, *options, "--json"], capture_output=True, text=True,
+            check=False, cwd=ROOT, env={**os.environ, "EVOTUNE_MEASURE_RUN_TIMEOUT_S": "3"},
+        )  # fmt: skip
+        result = json.loads(done.stdout)
+        stages = {t.config["variant"]: t.failure for t in history.load(journal).trials}
+    for variant in FAULTY:
+        if failure := stages.get(variant):
+            print(f"a run, {variant}: {failure.failed_stage}, {failure.reason}")
+    print(f"best {result['best'] and result['best']['config']['variant']}, {result['failures']}")
+    return result["best"]["config"]["variant"] == "right" and all(stages.get(v) for v in FAULTY)
+
+
 def pythons(arguments: argparse.Namespace) -> bool:
     """The tests of these promises with other interpreters."""
     kept = True
@@ -254,7 +308,7 @@ def main() -> None:
     commands = parser.add_subparsers(required=True)
     options: dict[Callable[[argparse.Namespace], bool], dict[str, float]] = {
         corpus: {}, fuzz: {"minutes": 10.0}, kill: {"kills": 200}, torn: {"share": 1.0},
-        long: {"evaluations": 5000}, million: {"trials": 1_000_000}, pythons: {},
+        long: {"evaluations": 5000}, million: {"trials": 1_000_000}, faults: {}, pythons: {},
     }  # fmt: skip
     for promise, defaults in options.items():
         command = commands.add_parser(promise.__name__, help=promise.__doc__)

@@ -18,6 +18,8 @@ _log = logging.getLogger(__name__)
 
 KILLS_TO_QUARANTINE = 2
 PROVENANCE: Provenance = "measured"
+# What a worker tells of a run: why it failed, what it took, or nothing, where another one tainted the worker.
+KINDS_OF_RUNS = {frozenset(("stage", "reason")), frozenset(("samples_ms", "context")), frozenset[str]()}
 
 
 @dataclass(frozen=True)
@@ -140,6 +142,8 @@ class Supervisor:
         # Those in alternation are checked once more in each block.
         each_s = self._timeout_s if len(subjects) == 1 else 2 * self._timeout_s
         reply = worker.call(request, len(subjects) * each_s + extra.get("settle_s", 0.0))
+        if reply.ok and not _is_sound(reply.value, len(subjects)):
+            reply = Reply("protocol", message="wrote a reply that is no measurement")
         if reply.kind == "error":
             raise (UsageError if reply.error == "UsageError" else DeviceError)(reply.message)
         if _is_death(reply):
@@ -151,6 +155,15 @@ class Supervisor:
 def failed(fidelity: Fidelity, stage: str, reason: str) -> Measurement:
     """A measurement that came to nothing at a stage."""
     return Measurement(fidelity, PROVENANCE, failed_stage=stage, reason=reason)
+
+
+def _is_sound(value: Any, runs: int) -> bool:
+    """Whether a reply has the shape that a worker gives it: a candidate's code may have written it."""
+    try:
+        told = [frozenset(run) for run in value["runs"]]
+        return isinstance(value["tainted"], bool) and len(told) == runs and set(told) <= KINDS_OF_RUNS
+    except (TypeError, KeyError):
+        return False
 
 
 def _is_death(reply: Reply) -> bool:

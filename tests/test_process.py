@@ -38,6 +38,10 @@ FAULTS = {
     "not_serialisable": ("error", "JSON serializable"),
     "not_a_number": ("error", "JSON compliant"),
     "huge": ("error", "over the limit"),
+    "fork": ("value", ""),
+    "drip": ("timeout", "no reply within 0.4 s"),
+    "pickle": ("protocol", "not JSON"),
+    "grow": ("crash", "took more than 256 MiB of memory"),
     "stdout_spam": ("value", ""),
 }
 
@@ -50,8 +54,14 @@ def _importable() -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def worker() -> Iterator[Worker]:
-    with Worker("faulty_worker:entry") as shared:
+def left_by_a_pickle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("pickle") / "was loaded"
+
+
+@pytest.fixture(scope="module")
+def worker(left_by_a_pickle: Path) -> Iterator[Worker]:
+    environment = {"EVOTUNE_TEST_FILE": str(left_by_a_pickle)}
+    with Worker("faulty_worker:entry", max_resident_bytes=256 << 20, environment=environment) as shared:
         yield shared
 
 
@@ -85,7 +95,9 @@ def eventually(condition: object, timeout_s: float = 5.0) -> bool:
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_is_named_and_the_next_request_succeeds(worker: Worker, fault: str) -> None:
+def test_every_fault_is_named_and_the_next_request_succeeds(
+    worker: Worker, fault: str, left_by_a_pickle: Path
+) -> None:
     assert worker.call("ok", 10).value == 1.25
     group = worker.pid
     reply = worker.call(fault, 0.4 if FAULTS[fault][0] == "timeout" else 10)
@@ -95,6 +107,7 @@ def test_every_fault_is_named_and_the_next_request_succeeds(worker: Worker, faul
     if reply.killed:
         assert eventually(lambda: not processes_in_group(group))
     assert worker.call("ok", 10).value == 1.25
+    assert not left_by_a_pickle.exists()
 
 
 def test_an_unanswered_request_costs_its_deadline_and_little_more(worker: Worker) -> None:

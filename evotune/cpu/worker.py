@@ -272,6 +272,9 @@ class Session:
         if (threads := _threads()) > self._threads:
             self._threads, self._tainted = threads, True
             raise _threaded()
+        if _has_child():
+            self._tainted = True
+            raise Rejected("incorrect", "it started a process; a kernel for the CPU target starts none")
         # All of them are looked at, and so repaired: the next kernel is not to blame for what is left.
         wrong = [what for inputs in sets if (what := inputs.wrongness(self._inputs.tolerance))]
         if wrong:
@@ -297,6 +300,15 @@ class Session:
 
 def _threads() -> int:
     return len(list(Path("/proc/self/task").iterdir()))
+
+
+def _has_child() -> bool:
+    """Whether this process has started another, also one that has ended since."""
+    try:
+        os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return False
+    return True
 
 
 def _threaded() -> Rejected:

@@ -23,10 +23,12 @@ from typing import Any, Literal, NoReturn, cast
 from evotune.errors import DeviceError
 from evotune.process.child import HEADER, MAX_FRAME_BYTES, frame
 from evotune.process.command import POLL_S, child_environment, exit_info, kill_group
+from evotune.process.memory import memory_bytes, resident_bytes
 
 _log = logging.getLogger(__name__)
 
 STDERR_TAIL_BYTES = 4096
+MEMORY_SHARE = 0.8
 LAST_WORDS_CHARS = 300
 _BOOT = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from evotune.process.child import serve; serve()"
 
@@ -63,6 +65,8 @@ class Worker:
             returns the function that answers requests. Both speak JSON, at most 1 MiB a frame.
         setup: Sent to every child, also to one that replaces a killed one.
         setup_timeout_s: For starting Python, importing, and ``entry``.
+        max_resident_bytes: A child that takes more memory is killed, before the machine runs out of it; most
+            of what there is if None.
         environment: Added to what :func:`child_environment` lets through.
     """
 
@@ -72,6 +76,7 @@ class Worker:
         setup: object = None,
         *,
         setup_timeout_s: float = 60.0,
+        max_resident_bytes: int | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.starts = 0
@@ -79,6 +84,7 @@ class Worker:
         self._entry = entry
         self._setup = setup
         self._setup_timeout_s = setup_timeout_s
+        self._max_resident_bytes = max_resident_bytes or int(MEMORY_SHARE * memory_bytes())
         self._environment = dict(environment or {})
         self._child: _Child | None = None
 
@@ -130,7 +136,7 @@ class Worker:
         deadline = time.monotonic() + timeout_s
         try:
             child.send(request, deadline)
-            return _parse(child.receive(deadline), nonce)
+            return _parse(child.receive(deadline, self._max_resident_bytes), nonce)
         except _Broken as broken:
             self.stop()
             message = str(broken) or f"no reply within {timeout_s:g} s"
@@ -198,7 +204,7 @@ class _Child:
         except OSError:
             raise _Broken("crash", self._death()) from None
 
-    def receive(self, deadline: float) -> bytes:
+    def receive(self, deadline: float, max_resident_bytes: int) -> bytes:
         """The body of exactly one frame."""
         buffer = bytearray()
         with selectors.DefaultSelector() as selector:
@@ -214,6 +220,8 @@ class _Child:
                         return body
                 elif exit_info(self.process.pid):
                     raise _Broken("crash", self._death())
+                elif resident_bytes(self.process.pid) > max_resident_bytes:
+                    raise _Broken("crash", f"took more than {max_resident_bytes >> 20} MiB of memory")
         raise _Broken("timeout")
 
     def last_words(self) -> str:

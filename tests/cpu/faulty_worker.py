@@ -60,6 +60,33 @@ def reply_twice() -> None:
     write_and_hang(frame(len(body), body) * 2)
 
 
+def fork_a_child_and_go_on() -> float:
+    if os.fork() == 0:
+        time.sleep(60)
+        os._exit(1)
+    return 1.25
+
+
+def drip() -> None:
+    """A reply that is always on its way: a byte now and then looks like life."""
+    for byte in frame(1000, b" " * 1000):
+        os.write(CHANNEL, bytes([byte]))
+        time.sleep(0.05)
+
+
+def pickle_that_leaves_a_file() -> bytes:
+    body = b"cos\nsystem\n(S'touch " + os.environ["EVOTUNE_TEST_FILE"].encode() + b"'\ntR."
+    return frame(len(body), body)
+
+
+def grow() -> None:
+    """By 1 GiB, in a second and a half: no machine is to suffer if nobody watches."""
+    kept: list[bytes] = []
+    for _ in range(128):
+        kept.append(b"x" * (8 << 20))
+        time.sleep(0.01)
+
+
 def close_the_channel() -> None:
     socket.socket(fileno=CHANNEL).close()
     time.sleep(60)
@@ -87,8 +114,33 @@ FAULTS: dict[str, Any] = {
     "not_serialisable": lambda: FAULTS["ok"],
     "not_a_number": lambda: float("nan"),
     "huge": lambda: "A" * (8 << 20),
+    "fork": fork_a_child_and_go_on,
+    "drip": drip,
+    "pickle": lambda: write_and_hang(pickle_that_leaves_a_file()),
+    "grow": grow,
     "stdout_spam": lambda: os.write(1, b"x" * (1 << 20)),
 }
+
+
+def measuring(setup: Any) -> Any:
+    """The entry of a worker of a :class:`~evotune.supervisor.Supervisor`; a payload names the fault."""
+    handle = entry(setup)
+    wrong: dict[str, Any] = {
+        "wrong_shape": {"runs": "none", "tainted": False},
+        "too_few": {"runs": [], "tainted": False},
+        "no_object": 1.25,
+    }
+
+    def measure(request: Any) -> Any:
+        (fault,) = request["runs"]
+        if fault in wrong:
+            return wrong[fault]
+        if fault == "incorrect":
+            return {"runs": [{"stage": "incorrect", "reason": "3 of 4 values are wrong"}], "tainted": False}
+        handle(fault)
+        return {"runs": [{"samples_ms": [1.25], "context": {}}], "tainted": False}
+
+    return measure
 
 
 def entry(setup: Any) -> Any:

@@ -17,6 +17,7 @@ shapes: Mapping[str, Problem] = {
     "default": {"n": 4096, "dtype": "float32"},
     "int": {"n": 4096, "dtype": "int32"},
     "planted": {"n": 4096, "dtype": "float32", "planted": 1},
+    "faulty": {"n": 4096, "dtype": "float32", "faulty": 1},
 }
 tolerance = {"float32": Tolerance(1e-6, 1e-6), "int32": Tolerance(0, 0)}
 
@@ -31,6 +32,11 @@ VARIANTS = {
     "abort": "abort();",
     "exit": "exit(0);",
     "hang": "for (volatile int i = 1; i;) {}",
+    "sigkill": "kill(getpid(), SIGKILL);",
+    "sigstop": "raise(SIGSTOP);",
+    "closes_files": "for (int fd = 3; fd < 64; fd++) close(fd);",
+    "scribbles": "for (int fd = 3; fd < 64; fd++) write(fd, \"no frame of ours\", 16);",
+    "forks": LOOP + " static int n; if (!n++ && !fork()) for (;;) pause();",
     "nothing": "",
     "half": LOOP.replace("N;", "N / 2;"),
     "one_off": LOOP + " out[17] += 1;",
@@ -64,6 +70,7 @@ VARIANTS = {
 
 TEMPLATE = """
 #include <pthread.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -86,11 +93,17 @@ void {symbol}(const T *x, const T *z, T *out) {{ (void)work; (void)forever; {bod
 PLANTED = [
     "nothing", "garbage", "uninitialised", "accumulates", "half", "one_off", "nan", "mutates", "mutates_when_warm",
     "beyond", "before", "by_pointer", "table", "cached_forever", "if_poisoned", "when_warm", "later_wrong",
-    "thread", "detached",
+    "thread", "detached", "forks",
 ]  # fmt: skip
 
 
+# Each costs the worker its life, or would cost the next kernel its time.
+FAULTY = ["crash", "abort", "exit", "sigkill", "sigstop", "hang", "closes_files", "scribbles", "forks", "detached"]
+
+
 def space(problem: Problem) -> ConfigSpace:
+    if problem.get("faulty"):
+        return ConfigSpace.from_dict({"variant": ["slower", "right", *FAULTY], "opt": ["-O2"], "tag": [0]})
     if problem.get("planted"):
         return ConfigSpace.from_dict({"variant": ["slower", "right", *PLANTED], "opt": ["-O2"], "tag": [0]})
     return ConfigSpace.from_dict({

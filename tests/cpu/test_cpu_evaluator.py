@@ -266,7 +266,14 @@ def test_a_library_without_the_kernel_is_rejected_not_called(cpu: CpuEvaluator) 
 
 @pytest.mark.parametrize(
     ("variant", "stage", "said"),
-    [("crash", "crash", "SIGSEGV"), ("abort", "crash", "SIGABRT"), ("exit", "crash", "exited with status 0")],
+    [
+        ("crash", "crash", "SIGSEGV"),
+        ("abort", "crash", "SIGABRT"),
+        ("exit", "crash", "exited with status 0"),
+        ("sigkill", "crash", "SIGKILL"),
+        ("scribbles", "crash", "announced a reply of"),
+        ("closes_files", "crash", "exited with status"),
+    ],
 )
 def test_a_crash_is_named_and_the_third_attempt_is_refused(
     cpu: CpuEvaluator, variant: str, stage: str, said: str
@@ -284,14 +291,15 @@ def test_a_crash_is_named_and_the_third_attempt_is_refused(
     assert worker_of(cpu).starts == starts
 
 
-def test_a_hang_is_killed_at_its_deadline_and_quarantined_after_two(kernel: LoadedKernel) -> None:
+@pytest.mark.parametrize("variant", ["hang", "sigstop"])
+def test_a_hang_is_killed_at_its_deadline_and_quarantined_after_two(kernel: LoadedKernel, variant: str) -> None:
     problem = kernel.problem(None, "cpu")
     with CpuEvaluator(kernel, problem, fidelities=[LOW], run_timeout_s=0.5) as cpu:
-        first, second = (cpu.measure(config("hang"), LOW) for _ in range(2))
+        first, second = (cpu.measure(config(variant), LOW) for _ in range(2))
         assert [first.failed_stage, second.failed_stage] == ["timeout"] * 2
         assert "0.5 s" in str(first.reason)
         starts = worker_of(cpu).starts
-        assert "quarantined" in str(cpu.measure(config("hang"), LOW).reason)
+        assert "quarantined" in str(cpu.measure(config(variant), LOW).reason)
         assert worker_of(cpu).starts == starts
         assert cpu.measure(config(), LOW).ok
 

@@ -39,6 +39,7 @@ FOUND = {
     "later_wrong": "at [0] (found 7",
     "thread": "more than one thread",
     "detached": "more than one thread",
+    "forks": "started a process",
 }
 
 
