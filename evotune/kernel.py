@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import json
 import sys
+import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -21,6 +23,7 @@ import numpy.typing as npt
 
 from evotune.errors import UsageError, nearest
 from evotune.files import digest
+from evotune.process import run_killable
 from evotune.space import Config, ConfigSpace
 
 Array = npt.NDArray[Any]
@@ -107,6 +110,21 @@ class Kernel(Protocol):
         ...
 
 
+IMPORT_TIMEOUT_S = 60.0
+_IMPORTED = 113
+_TRY = f"""
+import json, os, sys
+sys.path[:] = json.loads(sys.argv[1])
+from pathlib import Path
+from evotune.errors import UsageError
+from evotune.kernel import load_kernel
+try:
+    load_kernel(Path(sys.argv[2]))
+except UsageError:
+    pass
+os._exit({_IMPORTED})
+"""
+
 REQUIRED = ("name", "shapes", "backends", "tolerance", "inputs", "reference", "flops", "bytes_moved")
 
 
@@ -172,6 +190,40 @@ def load_kernel(path: Path) -> LoadedKernel:
     if problems := _problems(module):
         raise UsageError(f"{path}: " + "; ".join(problems))
     return LoadedKernel(path, source, cast(Kernel, module))
+
+
+def check_import(path: Path, timeout_s: float = IMPORT_TIMEOUT_S) -> None:
+    """Import a kernel file in a process that can be killed, before this one does.
+
+    Raises:
+        UsageError: The file does not come to its end, or takes its process with it. What it raises is
+            left to :func:`load_kernel`.
+    """
+    file, _ = split_name(path)
+    argv = [sys.executable, "-I", "-c", _TRY, json.dumps([str(Path(p).absolute()) for p in sys.path]), str(path)]
+    done = run_killable(argv, timeout_s)
+    if done.returncode is None:
+        raise UsageError(f"{file} does not come to its end within {timeout_s:g} s of being imported")
+    if done.returncode != _IMPORTED:
+        said = " ".join(done.output.split())[-200:]
+        raise UsageError(
+            f"{file} ends the process that imports it, with status {done.returncode}"
+            + (f": {said}" if said else "")
+        )
+
+
+def load_checked(path: Path) -> LoadedKernel:
+    """:func:`load_kernel`, after :func:`check_import`; :class:`UsageError` as of both."""
+    check_import(path)
+    return load_kernel(path)
+
+
+def blame(error: BaseException, path: Path, function: str) -> str:
+    """An exception of a user's function in a line: which function, which line of the file, and what."""
+    lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if Path(f.filename) == path]
+    text = traceback.format_exception_only(type(error), error)[-1].strip()  # survives a bad __str__
+    where = f"line {lines[-1]} of {path.name}" if lines else path.name
+    return f"{function}() raised {text} ({where})"
 
 
 def split_name(path: Path) -> tuple[Path, str | None]:

@@ -16,7 +16,7 @@ from evotune.errors import DeviceError, UsageError
 from evotune.evaluator import Evaluator
 from evotune.gpu.detect import Gpu, detect, visible
 from evotune.gpu.target import Target, load_target
-from evotune.kernel import LoadedKernel, Problem, load_kernel
+from evotune.kernel import LoadedKernel, Problem, load_checked
 from evotune.llm import Roofline
 from evotune.proposers.model import Story
 from evotune.proposers.schedule import Schedule
@@ -58,7 +58,7 @@ def find_subject(
     name: str,
     settings: Settings,
     *,
-    load: Callable[[Path], LoadedKernel] = load_kernel,
+    load: Callable[[Path], LoadedKernel] = load_checked,
     gpus: Callable[[], Sequence[Gpu]] = gpus_here,
 ) -> Subject:
     """A kernel or a recording, checked, with nothing built yet.

@@ -6,7 +6,7 @@ import logging
 import queue
 from collections import Counter
 from collections.abc import Generator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,10 +53,17 @@ class Supervisor:
         self._is_closed = False
 
     def close(self) -> None:
-        """Kill the workers; safe to call twice."""
+        """Kill the workers, and wait until nobody uses them any more; safe to call twice."""
         self._is_closed = True
-        for worker in self._workers:
+        ended: list[Worker] = []
+        while len(ended) < len(self._workers):
+            for worker in self._workers:
+                worker.interrupt()
+            with suppress(queue.Empty):
+                ended.append(self._idle.get(timeout=0.1))
+        for worker in ended:
             worker.stop()
+            self._idle.put(worker)  # for who still waits for one, and finds this closed
 
     def measure(self, subject: Subject, fidelity: Fidelity) -> Measurement:
         """Samples of one candidate on whichever device is free, or the stage that failed.

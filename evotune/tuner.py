@@ -125,6 +125,7 @@ class Tuner:
             self._engine.cancel()
             result = self._conclude(stopped, self._hold_finals())
         except KeyboardInterrupt:
+            self._evaluator.close()  # ends the jobs in hand, which the engine waits for
             self._engine.cancel()
             self._run.withdraw(self._flying)
             result = self._conclude("interrupted", Podium(self.incumbent, {}))

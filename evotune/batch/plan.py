@@ -9,12 +9,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from evotune import content
 from evotune.asking import name_model, open_prompts
 from evotune.batch.jobs import Batch, InAll, Job
 from evotune.budget import Budget
 from evotune.errors import DeviceError, UsageError
 from evotune.journal import Journal
-from evotune.kernel import load_kernel
+from evotune.kernel import load_checked
 from evotune.reading import read
 from evotune.session import describe
 from evotune.settings import Settings
@@ -42,7 +43,7 @@ class PlannedJob:
 
     job: Job
     key: str = ""
-    """Tells its run in :func:`known_runs`."""
+    """Tells its run in :func:`known_runs`; empty where only a cluster could tell: the tuner looks then."""
     known: Known | None = None
     trouble: str | None = None
 
@@ -128,12 +129,16 @@ def plan_batch(batch: Batch, settings: Settings, environ: Mapping[str, str]) -> 
         UsageError: Some cannot be used as they are; all are told.
     """
     # Each file is loaded once, and devices are looked for once, however many shapes there are.
-    load, gpus = cache(load_kernel), cache(gpus_here)
-    subjects: list[Subject | str] = []
+    load, gpus = cache(load_checked), cache(gpus_here)
+    subjects: list[Subject | str | None] = []
     wrong: list[str] = []
     models: set[object] = set()
     for job in batch.jobs:
         try:
+            if job.settings.run.engine != "local":  # its devices are known to the cluster alone
+                load(content.find(job.kernel, content.KERNELS))
+                subjects.append(None)
+                continue
             subject = find_subject(job.kernel, job.settings, load=load, gpus=gpus)
             Budget.of(job.settings.run, subject.roofline.bound_ms if subject.roofline else None, subject.target)
             asked = (job.settings.llm, job.settings.prompt, job.settings.run.search)
@@ -152,7 +157,7 @@ def plan_batch(batch: Batch, settings: Settings, environ: Mapping[str, str]) -> 
     runs = known_runs(path)
     jobs: list[PlannedJob] = []
     for job, subject in zip(batch.jobs, subjects, strict=True):
-        if isinstance(subject, str):
+        if subject is None or isinstance(subject, str):
             jobs.append(PlannedJob(job, trouble=subject))
             continue
         key = _key(subject.name, subject.source_hash, describe(subject, job.settings))

@@ -71,7 +71,7 @@ def run_batch(
             title = f"job {number} of {len(plan.jobs)}: {planned.job}{_so_far(outcomes)}"
             with observe(title) as observer:
                 outcome = _run(planned, purse.limited(planned), observer, tune_one)
-            purse.pay(planned)
+            purse.pay(planned, outcome)
         outcomes.append(outcome)
     return outcomes
 
@@ -121,7 +121,7 @@ class _Purse:
 
     def __init__(self, plan: BatchPlan) -> None:
         self._may, self._journal = plan.in_all, Path(plan.journal)
-        self._spent = {planned.key: planned.known for planned in plan.jobs if planned.known}
+        self._spent = {known.run_id: known for planned in plan.jobs if (known := planned.known)}
         self._started_s = time.monotonic()
 
     def why_not(self, planned: PlannedJob) -> str | None:
@@ -153,11 +153,13 @@ class _Purse:
             update={"run": settings.run.model_copy(update=run), "llm": settings.llm.model_copy(update=llm)}
         )
 
-    def pay(self, planned: PlannedJob) -> None:
+    def pay(self, planned: PlannedJob, outcome: Outcome) -> None:
         """Count what a run has cost, also of one that failed: the journal knows."""
-        known = known_runs(self._journal).get(planned.key)
-        if known is not None:
-            self._spent[planned.key] = known
+        reported = outcome.result["run_id"] if outcome.result else None
+        for key, known in known_runs(self._journal).items():
+            if reported == known.run_id or (reported is None and key == planned.key):
+                self._spent[known.run_id] = known
 
     def _of(self, planned: PlannedJob) -> Known:
-        return self._spent.get(planned.key) or Known("", 0, 0.0, None)
+        known = planned.known
+        return self._spent[known.run_id] if known else Known("", 0, 0.0, None)

@@ -12,6 +12,7 @@ from concurrent.futures import Future, wait
 from dataclasses import dataclass
 from pathlib import Path
 
+from evotune.cpu.builder import Builder
 from evotune.cpu.toolchain import code_bytes, find_compiler
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.evaluator import Device, installed_version
@@ -67,8 +68,8 @@ class CpuEvaluator:
         run_timeout_s: float = 30.0,
     ) -> None:
         self.fidelities = tuple(fidelities)
-        self._build = kernel.backend("cpu").build
-        self._problem = problem
+        kernel.backend("cpu")
+        self._builder = Builder(kernel, problem, compile_timeout_s)
         self._compile_timeout_s = compile_timeout_s
         self._built: dict[str, Future[_Built]] = {}
         self._lock = threading.Lock()
@@ -102,8 +103,9 @@ class CpuEvaluator:
         self.close()
 
     def close(self) -> None:
-        """Kill the worker and running compilers, and delete all files; safe to call twice."""
+        """Kill the workers and running compilers, and delete all files; safe to call twice."""
         self._closing.set()
+        self._builder.close()
         self._supervisor.close()
         # Compilers write into the folder until they have been killed.
         wait(list(self._built.values()), CLOSE_TIMEOUT_S)
@@ -120,7 +122,7 @@ class CpuEvaluator:
         return self._artifact(config).static
 
     def _artifact(self, config: Config) -> _Built:
-        source = self._source(config)
+        source = self._builder.source(config)
         digest = hashlib.sha256("\0".join([source.text, *source.flags]).encode()).hexdigest()[:32]
         with self._lock:
             if self._closing.is_set():
@@ -136,15 +138,6 @@ class CpuEvaluator:
             return future.result()
         except Rejected as rejected:  # anew: one exception raised in several threads grows its traceback
             raise Rejected(rejected.stage, rejected.reason) from None
-
-    def _source(self, config: Config) -> CSource:
-        try:
-            source = self._build(config, self._problem)
-        except Exception as error:  # the user's file may raise anything
-            raise Rejected("build", f"{type(error).__name__}: {error}") from error
-        if not isinstance(source, CSource):
-            raise Rejected("build", f"build() returned {type(source).__name__}, not a CSource")
-        return source
 
     def _compile(self, digest: str, source: CSource) -> _Built:
         text = Path(self._folder.name, f"{digest}.c")

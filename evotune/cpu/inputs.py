@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from evotune.errors import UsageError
-from evotune.kernel import Array, LoadedKernel, Problem, Tolerance
+from evotune.kernel import Array, LoadedKernel, Problem, Tolerance, blame
 
 ALIGN_BYTES = 64  # a cache line: offsets that differ between buffers would show up as noise
 LINES_IN_A_PAGE = 64
@@ -184,19 +184,18 @@ class Inputs:
         return self._unseen[-1]
 
     def _draw(self) -> InputSet:
-        definition, name = self._kernel.definition, self._kernel.path.name
+        definition = self._kernel.definition
         rng = np.random.default_rng([self._seed, self._drawn])
         self._drawn += 1
+        calling = "inputs"
         try:
             inputs = tuple(np.ascontiguousarray(a) for a in definition.inputs(self._problem, rng))
             for a in inputs:
                 a.flags.writeable = False
+            calling = "reference"
             expected = np.ascontiguousarray(definition.reference(self._problem, *inputs))
         except Exception as error:  # the user's file may raise anything
-            said = f"{type(error).__name__}: {error}"
-            raise UsageError(
-                f"inputs() or reference() of {name} fails for {dict(self._problem)}: {said}"
-            ) from error
+            raise UsageError(f"{blame(error, self._kernel.path, calling)} for {dict(self._problem)}") from error
         self._check(inputs, expected)
         return InputSet.of(inputs, expected)
 

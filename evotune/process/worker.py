@@ -130,6 +130,12 @@ class Worker:
         if child is not None:
             child.kill()
 
+    def interrupt(self) -> None:
+        """Kill the child from another thread: who waits for its reply hears of a crash."""
+        if pid := self.pid:
+            with suppress(ProcessLookupError, PermissionError):
+                os.killpg(pid, signal.SIGKILL)
+
     def _exchange(self, child: _Child, body: object, timeout_s: float) -> Reply:
         nonce = secrets.token_hex(8)
         request = frame({"id": nonce, "body": body})

@@ -161,6 +161,7 @@ def test_each_block_of_rounds_has_code_and_buffers_elsewhere(
         return original(self, code, sets, calls, first)
 
     monkeypatch.setattr(Harness, "time", watched)
+    monkeypatch.setattr("evotune.cpu.worker._has_child", lambda: False)  # this process has some
     session = Session(harness, Inputs(kernel, kernel.problem(None, "cpu"), 0), core=0)
     libraries = [str(cpu._artifact(config(tag=tag)).library) for tag in (70, 71)]
     found = session.measure({"runs": libraries, "reps": 32, "limit_s": 60.0})["runs"]
@@ -407,12 +408,13 @@ def test_closing_during_a_compile_leaves_no_file_and_no_process(
     kernel: LoadedKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = leftovers(set())
-    monkeypatch.setenv("CC", compiler_that_first("sleep 60", tmp_path))
+    monkeypatch.setenv("CC", compiler_that_first(f"touch {tmp_path}/started; sleep 60", tmp_path))
     cpu = CpuEvaluator(kernel, kernel.problem(None, "cpu"), fidelities=[LOW])
     pid = worker_pid(cpu)
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(cpu.compile, config())
-        time.sleep(0.3)
+        while not (tmp_path / "started").exists():
+            time.sleep(0.01)
         cpu.close()
         assert isinstance(running.exception(), Rejected)
     cpu.close()
