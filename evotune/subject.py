@@ -16,7 +16,7 @@ from evotune.errors import DeviceError, UsageError
 from evotune.evaluator import Evaluator
 from evotune.gpu.detect import Gpu, detect, visible
 from evotune.gpu.target import Target, load_target
-from evotune.kernel import LoadedKernel, Problem, load_checked
+from evotune.kernel import LoadedKernel, Problem, blame, load_checked
 from evotune.llm import Roofline
 from evotune.proposers.model import Story
 from evotune.proposers.schedule import Schedule
@@ -90,9 +90,7 @@ def _kernel(kernel: LoadedKernel, settings: Settings, gpus: Callable[[], Sequenc
     except UsageError:
         raise
     except Exception as error:  # the user's functions may raise anything
-        raise UsageError(
-            f"{path}: its space, flops or bytes_moved raised {type(error).__name__}: {error}"
-        ) from error
+        raise UsageError(f"{path}: {blame(error, path, 'space, flops or bytes_moved')}") from error
     if not isinstance(space, ConfigSpace):
         raise UsageError(f"{path}: space() gave {space!r}; it must return a ConfigSpace")
     _ = space.default  # a space without a legal configuration is refused before anything is built

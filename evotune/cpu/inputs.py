@@ -23,6 +23,7 @@ LARGE_BYTES = 64 << 20  # two sets of this size are already more than a cache
 UNSEEN_SETS = 4
 REDRAW_BELOW_S = 0.03  # every measurement draws two sets
 WROTE_OUTSIDE = "it wrote outside of its output"
+RESULT = "the reference's result"
 MAX_ARRAYS = 8  # that the harness can pass, with the output
 
 
@@ -205,12 +206,19 @@ class Inputs:
             raise UsageError(f"inputs() of {name} gives {len(inputs)} arrays; it must be 1 to {MAX_ARRAYS - 1}")
         for what, array in [
             *((f"input {i}", a) for i, a in enumerate(inputs)),
-            ("the reference's result", expected),
+            (RESULT, expected),
         ]:
             if array.dtype.kind not in "biufc" or not array.size:
                 raise UsageError(
                     f"{what} of {name} has dtype {array.dtype} and shape {array.shape}; "
                     "it must be a non-empty array of numbers"
+                )
+        declared = self._problem.get("dtype", "float64")
+        for what, array in [*((f"input {i}", a) for i, a in enumerate(inputs)), (RESULT, expected)]:
+            if array.dtype == np.float64 and declared != "float64":  # what NumPy gives where nothing is said
+                raise UsageError(
+                    f"{what} of {name} has dtype float64, and the problem's is {declared}: the kernel would read "
+                    "other numbers, or beyond the end; use .astype"
                 )
         if not np.isfinite(expected).all():
             raise UsageError(

@@ -21,6 +21,9 @@ FAULTS = [
     "hang in inputs",
     "raise in inputs",
     "raise in reference",
+    "raise in flops",
+    "double in inputs",
+    "double in reference",
 ]
 shapes: Mapping[str, Problem] = {
     fault.replace(" ", "_"): {"n": 64, "dtype": "float32", "fault": fault} for fault in ["default", *FAULTS]
@@ -53,15 +56,18 @@ def build(config: Config, problem: Problem) -> CSource:
 
 def inputs(problem: Problem, rng: np.random.Generator) -> tuple[Any, ...]:
     fail("inputs", problem)
+    if problem["fault"] == "double in inputs":
+        return (rng.standard_normal(64),)
     return (rng.standard_normal(64, dtype=np.float32),)
 
 
 def reference(problem: Problem, x: Any) -> Any:
     fail("reference", problem)
-    return 2 * x
+    return 2 * x if problem["fault"] != "double in reference" else 2.0 * x.astype(float)
 
 
 def flops(problem: Problem) -> float:
+    fail("flops", problem)
     return 64.0
 
 

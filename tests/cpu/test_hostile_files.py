@@ -14,9 +14,11 @@ from typing import Any
 
 import pytest
 
+from evotune import settings
 from evotune.cpu import CpuEvaluator, find_compiler
 from evotune.errors import Rejected, UsageError
 from evotune.kernel import check_import, load_kernel
+from evotune.subject import find_subject
 from evotune.trial import Fidelity
 
 HOSTILE = Path(__file__).with_name("hostile_file.py")
@@ -61,6 +63,20 @@ def test_an_error_in_a_kernel_file_names_the_function_and_the_line(function: str
     with pytest.raises(UsageError, match=said) as caught:
         evaluator(f"raise in {function}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(("function", "what"), [("inputs", "input 0"), ("reference", "the reference's result")])
+def test_arrays_of_doubles_for_a_problem_of_floats_are_told_of_before_a_kernel_reads_them(
+    function: str, what: str
+) -> None:
+    with pytest.raises(UsageError, match=f"{what} of .* has dtype float64, and the problem's is float32"):
+        evaluator(f"double in {function}")
+
+
+def test_an_error_in_flops_names_the_line() -> None:
+    flags = {"run.shape": "raise_in_flops", "run.target": "cpu"}
+    with pytest.raises(UsageError, match=rf"flops .* raised ValueError: no such tile \(line {LINE} of"):
+        find_subject(str(HOSTILE), settings.load(None, flags, {}))
 
 
 @pytest.mark.parametrize(
