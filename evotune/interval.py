@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -20,8 +21,10 @@ MIN_BLOCKS = 6  # the range of fewer covers less than 95 %
 def latency_ci95_ms(measurement: Measurement) -> tuple[float, float]:
     """95 % interval of a median latency, from its blocks, or else from its standard error."""
     if BLOCKS in measurement.context and (blocks := _blocks(measurement)) >= MIN_BLOCKS:
-        _, low, high = _over_blocks(np.log(measurement.samples_ms), blocks)
-        return math.exp(low), math.exp(high)
+        parts = np.array_split(np.array(measurement.samples_ms), blocks)
+        _, low, high = _of_medians([float(np.median(part)) for part in parts])
+        # The median of all samples is not that of the blocks' medians, and may lie beside them.
+        return min(low, measurement.latency_ms), max(high, measurement.latency_ms)
     centre, spread = measurement.latency_ms, Z95 * measurement.relative_error
     return centre * math.exp(-spread), centre * math.exp(spread)
 
@@ -37,7 +40,8 @@ def ratio_ci95(slow: Measurement, fast: Measurement) -> tuple[float, tuple[float
     """
     blocks, rounds = _blocks(slow), len(slow.samples_ms)
     if blocks >= MIN_BLOCKS and (blocks, rounds) == (_blocks(fast), len(fast.samples_ms)):
-        centre, low, high = _over_blocks(np.log(slow.samples_ms) - np.log(fast.samples_ms), blocks)
+        parts = np.array_split(np.log(slow.samples_ms) - np.log(fast.samples_ms), blocks)
+        centre, low, high = _of_medians([_median_of_turns(part) for part in parts])
         return math.exp(centre), (math.exp(low), math.exp(high))
     ratio = slow.latency_ms / fast.latency_ms
     spread = Z95 * math.hypot(slow.relative_error, fast.relative_error)
@@ -49,11 +53,10 @@ def _blocks(measurement: Measurement) -> int:
     return int(measurement.context.get(BLOCKS, min(MAX_BLOCKS, len(measurement.samples_ms))))
 
 
-def _over_blocks(logs: Array, blocks: int) -> tuple[float, float, float]:
+def _of_medians(medians: Sequence[float]) -> tuple[float, float, float]:
     """Median of the blocks' medians, and the ends of an interval that covers it 95 times in 100, or more often."""
-    medians = sorted(_median_of_turns(block) for block in np.array_split(logs, blocks))
-    cut = _tail(blocks)
-    return float(np.median(medians)), medians[cut], medians[-1 - cut]
+    ordered, cut = sorted(medians), _tail(len(medians))
+    return float(np.median(ordered)), ordered[cut], ordered[-1 - cut]
 
 
 def _median_of_turns(rounds: Array) -> float:

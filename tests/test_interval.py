@@ -45,6 +45,13 @@ def in_blocks(rng, ratio: float) -> tuple[Measurement, Measurement]:
     return measured(ratio * slow * np.exp(luck), blocks=16), measured(fast, blocks=16)
 
 
+def test_the_interval_of_a_latency_holds_the_latency():
+    """Most samples are slow, and in most blocks most are fast: the median of all is slow."""
+    found = measured(([1.0] * 17 + [1.3] * 15) * 14 + [1.3] * 64, blocks=16)
+    assert found.latency_ms == 1.3
+    assert latency_ci95_ms(found) == (1.0, 1.3)
+
+
 def test_one_block_in_sixteen_that_was_disturbed_hardly_widens_the_interval():
     rng = np.random.default_rng(0)
     slow, fast = (rng.uniform(1.0, 1.001, 512) for _ in range(2))
