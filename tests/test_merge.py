@@ -21,6 +21,7 @@ from evotune.rows import SCHEMA
 from evotune.session import tune
 from evotune.settings import load
 from evotune.trial import Candidate, Fidelity, Measurement, Static, Trial
+from tests.test_transfer import recorded
 
 LOW, ULTRA = Fidelity(1, "low", 5), Fidelity(4, "ultra", 500)
 TABLES = ("run", "trial", "attempt", "measurement", "rejection", "llm_call", "offer", "note")
@@ -266,22 +267,23 @@ class Silent:
         pass
 
 
-def replay(journal: Path, evaluations: int, **flags):
+def replay(recording: Path, journal: Path, evaluations: int, **flags):
     chosen = {"run.max_evaluations": evaluations, "run.journal": str(journal), "llm.provider": "none", **flags}
-    return tune("recordings/conv_A100", load(None, chosen, {}), observer=Silent())
+    return tune(str(recording), load(None, chosen, {}), observer=Silent())
 
 
 def test_a_merged_journal_warms_a_run_and_a_united_run_is_gone_on_with(tmp_path):
     a, b, merged = tmp_path / "a.db", tmp_path / "b.db", tmp_path / "merged.db"
-    replay(a, 10)
+    toy = recorded(tmp_path / "toy")
+    replay(toy, a, 10)
     shutil.copy(a, b)
-    replay(a, 12)
-    replay(b, 14)
+    replay(toy, a, 12)
+    replay(toy, b, 14)
     merge(merged, [a, b])
     (united,) = history.runs(merged)
     assert united.evaluations == 16
-    assert replay(merged, 4, **{"run.warm_start": str(merged), "run.seed": 1}).evaluations == 4
-    result = replay(merged, 18)
+    assert replay(toy, merged, 4, **{"run.warm_start": str(merged), "run.seed": 1}).evaluations == 4
+    result = replay(toy, merged, 18)
     assert (result.run_id, result.evaluations) == (united.run_id, 18)
 
 
