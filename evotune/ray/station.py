@@ -18,6 +18,9 @@ from evotune.evaluator import Device, Evaluator
 from evotune.space import Config
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
+# For which a failure is kept back: a node that goes down kills compilers and workers a moment before the station
+# itself, and what they died of is not the candidate's fault.
+CONFIRM_S = 1.0
 RECALIBRATE_S = 60.0  # at most so much of what is measured on a device that drifts goes unnoticed
 
 
@@ -100,8 +103,10 @@ class Station:
                 return None
             self._recalibrate()
             outcome = run_job(self._evaluator, job, compiled)
-            done = tuple(self._here(m) for m in outcome.measurements)
-            return Ran(replace(outcome, measurements=done), self._drift)
+            drift = self._drift
+        if not all(m.ok for m in outcome.measurements):
+            time.sleep(CONFIRM_S)
+        return Ran(replace(outcome, measurements=tuple(self._here(m) for m in outcome.measurements)), drift)
 
     def interleave(self, configs: Sequence[Config], fidelity: Fidelity) -> list[Measurement]:
         """Timings in alternating rounds, as the evaluator makes them."""

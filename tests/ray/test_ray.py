@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -195,7 +196,7 @@ def test_a_driver_that_was_killed_resumes(nodes: Cluster, tmp_path: Path) -> Non
 
 
 class Toy:
-    """``ms`` is the latency; 13 ends the station's process, 14 takes for ever."""
+    """``ms`` is the latency; 13 ends the station's process, 14 takes for ever, and 15 fails as the process ends."""
 
     fidelities = (Fidelity(1, "low", 5),)
     provenance = "measured"
@@ -207,6 +208,9 @@ class Toy:
     def measure(self, config: Any, fidelity: Fidelity) -> Measurement:
         if config["ms"] == 13:
             os._exit(1)
+        if config["ms"] == 15:
+            threading.Timer(0.2, os._exit, [1]).start()
+            return Measurement(fidelity, "measured", failed_stage="crash", reason="its worker was killed")
         if config["ms"] == 14:
             time.sleep(600)
         return Measurement(fidelity, "measured", (float(config["ms"]),) * 3)
@@ -269,6 +273,13 @@ def test_a_job_that_costs_two_stations_is_quarantined_and_all_others_are_measure
     assert {n: m.latency_ms for n, m in done.items() if m.ok} == {n: n + 20.0 for n in range(2, 20)}
     assert done[1].failed_stage == "crash"
     assert any("no answer before the deadline" in note for note in notes)
+    engine.cancel()
+
+
+def test_what_fails_while_its_station_goes_down_is_not_blamed_for_that(start: Callable[..., Fleet]) -> None:
+    engine = RayEngine(start(Toy, []))
+    engine.submit(Job(0, {"ms": 15}, None))
+    assert "lost 2 times" in collect(engine, 1)[0].reason  # and not that its worker was killed
     engine.cancel()
 
 
