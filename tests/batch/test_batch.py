@@ -138,6 +138,22 @@ def test_all_jobs_together_stay_within_their_evaluations_also_over_several_calls
     assert [o.result["evaluations"] for o in batch()] == [5, 5, 3]
 
 
+def test_what_only_a_cluster_knows_does_not_keep_a_job_back_and_its_evaluations_count(batch):
+    batch.defaults |= {"engine": "ray", "targets": ["b200"], "max_evaluations": 5}
+    batch.jobs = [{"kernel": "kernels/vector_add.py"}, {"kernel": "kernels/softmax.py"}]
+    batch.in_all = {"max_evaluations": 8}
+    plan = batch.plan()
+    assert [planned.trouble for planned in plan.jobs] == [None, None]
+
+    def tune_elsewhere(name, settings, *, observer):
+        run = settings.run.model_copy(update={"engine": "local", "target": "auto"})
+        recording = batch.names[["vector_add.py", "softmax.py"].index(Path(name).name)]
+        return tune(recording, settings.model_copy(update={"run": run}), observer=observer)
+
+    outcomes = run_batch(plan, silently, tune_one=tune_elsewhere)
+    assert [o.result["evaluations"] for o in outcomes] == [5, 3]
+
+
 def test_all_jobs_together_stay_within_their_time(batch, monkeypatch):
     now_s, given_s = [1000.0], []
     monkeypatch.setattr("evotune.batch.run.time", SimpleNamespace(monotonic=lambda: now_s[0]))
