@@ -65,6 +65,8 @@ def test_what_is_made_on_one_machine_refuses_a_cluster(tmp_path: Path) -> None:
 def test_a_kernel_is_tuned_for_gpus_that_are_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subject, "detect", list)
     gpu = Gpu(0, "GPU-0", "NVIDIA H100 80GB HBM3", 90, 80 << 30, 132)
-    found = find_subject("vector_add", load(None, {"run.target": "h100", "run.gpus": "all"}, {}), lambda: [gpu] * 3)
+    found = find_subject(
+        "vector_add", load(None, {"run.target": "h100", "run.gpus": "all"}, {}), gpus=lambda: [gpu] * 3
+    )
     assert (found.target, found.devices) == ("h100", 3)
     assert found.story.problem["multiprocessors"] == 132
