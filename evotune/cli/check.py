@@ -36,10 +36,10 @@ def check(
     """
     from evotune import content
     from evotune.gpu.check import check as cross_compile
-    from evotune.kernel import load_kernel
+    from evotune.kernel import load_checked
     from evotune.terminal import Terminal, print_checked
 
-    loaded = load_kernel(content.find(kernel, content.KERNELS))
+    loaded = load_checked(content.find(kernel, content.KERNELS))
     total = len(target) * (samples + 1)
     done: list[int] = []
     with Terminal() as terminal:

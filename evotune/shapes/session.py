@@ -15,7 +15,7 @@ from evotune.budget import Budget
 from evotune.errors import UsageError, nearest
 from evotune.evaluator import Evaluator
 from evotune.journal import Journal, Run
-from evotune.kernel import load_kernel
+from evotune.kernel import load_checked
 from evotune.program import Sandbox
 from evotune.session import make_surrogate, measured_with, start_points
 from evotune.settings import Settings
@@ -25,7 +25,7 @@ from evotune.shapes.search import ProgramSearch
 from evotune.shapes.table import Shape, Table
 from evotune.shapes.tuner import ShapesResult, ShapesTuner
 from evotune.space import Config
-from evotune.subject import Subject, find_subject
+from evotune.subject import Subject, find_subject, gpus_here
 from evotune.trial import Origin
 from evotune.tuner import Finals, Observer
 
@@ -45,7 +45,8 @@ def find_shapes(name: str, settings: Settings) -> dict[str, Subject]:
     path = content.find(name, content.KERNELS, content.RECORDINGS)
     if path.is_dir():
         raise UsageError(f"{path} is a recording, of one problem; --shapes needs a kernel file")
-    known = list(load_kernel(path).definition.shapes)
+    load, gpus = cache(load_checked), cache(gpus_here)
+    known = list(load(path).definition.shapes)
     wrong = [f"no shape {n!r}{nearest(n, known)}" for n in dict.fromkeys(names) if n not in known]
     wrong += [f"shape {n!r} is given twice" for n in dict.fromkeys(names) if names.count(n) > 1]
     if wrong:
@@ -53,7 +54,7 @@ def find_shapes(name: str, settings: Settings) -> dict[str, Subject]:
 
     def at(shape: str) -> Subject:
         run = settings.run.model_copy(update={"shape": shape, "shapes": None})
-        return find_subject(str(path), settings.model_copy(update={"run": run}))
+        return find_subject(str(path), settings.model_copy(update={"run": run}), load=load, gpus=gpus)
 
     return {shape: at(shape) for shape in names}
 

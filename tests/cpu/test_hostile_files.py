@@ -150,3 +150,12 @@ def test_a_run_of_a_file_that_exits_when_it_is_imported_is_wrong_use(tmp_path: P
     command = [sys.executable, "-m", "evotune", "run", str(tmp_path / "k.py"), "--target", "cpu"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
     assert (done.returncode, "ends the process that imports it" in done.stderr) == (2, True), done
+
+
+@pytest.mark.parametrize("command", [["run"], ["run", "--shapes", "a,b"], ["check", "--target", "h100"]])
+def test_no_command_ends_as_the_file_wants_it_to(tmp_path: Path, command: list[str]) -> None:
+    (tmp_path / "k.py").write_text("import os; print('no licence', flush=True); os._exit(0)")
+    argv = [sys.executable, "-m", "evotune", *command, str(tmp_path / "k.py")]
+    done = subprocess.run(argv, capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.returncode == 2
+    assert "with status 0: no licence" in " ".join(done.stderr.split())
