@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
-import tempfile
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, wait
@@ -17,7 +16,7 @@ from evotune.cpu.toolchain import code_bytes, find_compiler
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.evaluator import Device, installed_version
 from evotune.kernel import CSource, LoadedKernel, Problem
-from evotune.process import Worker
+from evotune.process import Scratch, Worker
 from evotune.space import Config
 from evotune.supervisor import PROVENANCE, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
@@ -74,10 +73,10 @@ class CpuEvaluator:
         self._built: dict[str, Future[_Built]] = {}
         self._lock = threading.Lock()
         self._closing = threading.Event()
-        self._folder = tempfile.TemporaryDirectory(prefix="evotune-cpu-", ignore_cleanup_errors=True)
+        self._folder = Scratch("cpu")
         self._supervisor = Supervisor((), run_timeout_s)
         try:
-            folder = Path(self._folder.name)
+            folder = self._folder.path
             self._compiler = find_compiler(folder)
             harness = folder / "harness.so"
             self._compiler.compile(Path(__file__).with_name("harness.c"), harness, timeout_s=compile_timeout_s)
@@ -140,7 +139,7 @@ class CpuEvaluator:
             raise Rejected(rejected.stage, rejected.reason) from None
 
     def _compile(self, digest: str, source: CSource) -> _Built:
-        text = Path(self._folder.name, f"{digest}.c")
+        text = self._folder.path / f"{digest}.c"
         library = text.with_suffix(".so")
         text.write_text(source.text, encoding="utf-8")
         seconds = self._compiler.compile(

@@ -11,7 +11,6 @@ import os
 import queue
 import signal
 import sys
-import tempfile
 import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -24,7 +23,7 @@ from evotune import files
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
-from evotune.process import Reply, Worker, run_killable
+from evotune.process import Reply, Scratch, Worker, run_killable
 from evotune.space import Config
 
 _log = logging.getLogger(__name__)
@@ -79,8 +78,8 @@ class CrossCompiler:
         self._closing = threading.Event()
         self._arguments: Any = None
         self._arguments_lock = threading.Lock()
-        self._folder = tempfile.TemporaryDirectory(prefix="evotune-triton-", ignore_cleanup_errors=True)
-        environment = {"TRITON_CACHE_DIR": str(triton_cache or self._folder.name)}
+        self._folder = Scratch("triton")
+        environment = {"TRITON_CACHE_DIR": str(triton_cache or self._folder.path)}
         setup = {"kernel": str(kernel.path.resolve()), "problem": self._problem}
         self.jobs = jobs or len(os.sched_getaffinity(0))
         self._workers = [

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any, ClassVar
 
 from evotune.errors import DeviceError, Rejected, UsageError
@@ -15,7 +13,7 @@ from evotune.gpu.compiler import Compiled, CrossCompiler, compiler_versions
 from evotune.gpu.detect import Gpu
 from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
-from evotune.process import Worker
+from evotune.process import Scratch, Worker
 from evotune.space import Config
 from evotune.supervisor import PROVENANCE, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
@@ -77,7 +75,7 @@ class CudaEvaluator:
         self._settle_s = settle_s
         self._statics: dict[str, Static | Rejected] = {}
         # Shared by the compiling processes and the workers, which find there what they have compiled.
-        self._folder = tempfile.TemporaryDirectory(prefix="evotune-gpu-", ignore_cleanup_errors=True)
+        self._folder = Scratch("gpu")
         setup = {
             "kernel": str(kernel.path.resolve()),
             "problem": dict(problem),
@@ -92,7 +90,7 @@ class CudaEvaluator:
                 problem,
                 jobs=jobs,
                 timeout_s=compile_timeout_s,
-                triton_cache=Path(self._folder.name),
+                triton_cache=self._folder.path,
             )
         except BaseException:
             self._folder.cleanup()
@@ -108,7 +106,10 @@ class CudaEvaluator:
             raise
 
     def _worker(self, gpu: Gpu, setup: Mapping[str, Any]) -> Worker:
-        environment = {"CUDA_VISIBLE_DEVICES": gpu.uuid or str(gpu.index), "TRITON_CACHE_DIR": self._folder.name}
+        environment = {
+            "CUDA_VISIBLE_DEVICES": gpu.uuid or str(gpu.index),
+            "TRITON_CACHE_DIR": str(self._folder.path),
+        }
         setup = {**setup, "uuid": gpu.uuid}
         return Worker(self.worker_entry, setup, setup_timeout_s=SETUP_TIMEOUT_S, environment=environment)
 

@@ -5,7 +5,6 @@ Nothing here knows Ray: the fleet makes an actor of a station, in a process of i
 
 from __future__ import annotations
 
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -15,6 +14,7 @@ from pathlib import Path
 from evotune.engine import Job, Outcome, compile_job, run_job
 from evotune.errors import Rejected
 from evotune.evaluator import Device, Evaluator
+from evotune.process import Scratch
 from evotune.space import Config
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
@@ -63,7 +63,7 @@ class Station:
         self._open_evaluator = open_evaluator
         self._default = default
         self._recalibrate_s = recalibrate_s
-        self._folder = tempfile.TemporaryDirectory(prefix="evotune-ray-", ignore_cleanup_errors=True)
+        self._folder = Scratch("ray")
         self._measuring = threading.Lock()
         self._stopped = threading.Event()
 
@@ -74,7 +74,7 @@ class Station:
             UsageError: The kernel cannot be measured as it is.
             DeviceError: The device cannot be used.
         """
-        self._evaluator = self._open_evaluator(Path(self._folder.name))
+        self._evaluator = self._open_evaluator(self._folder.path)
         self._first_ms, self._drift = self._time_default(), 1.0
         evaluator = self._evaluator
         return About(evaluator.device, tuple(evaluator.fidelities), evaluator.provenance, self._first_ms)

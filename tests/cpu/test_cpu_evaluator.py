@@ -152,7 +152,7 @@ def test_each_block_of_rounds_has_code_and_buffers_elsewhere(
     cpu: CpuEvaluator, kernel: LoadedKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the place that each got by chance would be taken for a difference in speed."""
-    harness = Harness(Path(cpu._folder.name) / "harness.so")
+    harness = Harness(cpu._folder.path / "harness.so")
     seen: list[tuple[str, tuple[int, ...]]] = []
     original = Harness.time
 
@@ -342,7 +342,7 @@ def test_a_broken_harness_is_the_machines_fault(kernel: LoadedKernel, tmp_path: 
     """After a kill the new process must compute the canary's known result, or nothing is measured."""
     with CpuEvaluator(kernel, kernel.problem(None, "cpu"), fidelities=[LOW], run_timeout_s=5) as cpu:
         assert cpu.measure(config(), LOW).ok
-        folder = Path(cpu._folder.name)
+        folder = cpu._folder.path
         source = tmp_path / "harness.c"
         text = Path(evotune.cpu.__file__).with_name("harness.c").read_text()
         source.write_text(text.replace("k < 1000", "k < 999"))

@@ -272,7 +272,7 @@ def test_versions_name_the_driver_and_its_cuda(make: Callable[..., CpuEvaluator]
 
 def test_closing_leaves_nothing_behind(make: Callable[..., CpuEvaluator]) -> None:
     evaluator = make()
-    pid, folder = evaluator._supervisor._workers[0].pid, Path(evaluator._folder.name)
+    pid, folder = evaluator._supervisor._workers[0].pid, evaluator._folder.path
     assert pid is not None
     assert folder.is_dir()
     evaluator.close()
