@@ -12,6 +12,7 @@ from saxpy import PLANTED
 from evotune import session, settings
 from evotune.cpu import CpuEvaluator, find_compiler
 from evotune.errors import UsageError
+from evotune.journal import Journal, Run
 from evotune.kernel import LoadedKernel, load_kernel
 from evotune.trial import Fidelity
 
@@ -96,7 +97,12 @@ def test_a_run_over_planted_kernels_is_won_by_the_one_that_is_right(tmp_path: Pa
     }  # fmt: skip
     result = session.tune(str(SAXPY), settings.load(None, flags, {}), observer=Silent())
     assert result.evaluations == len(PLANTED) + 2
-    assert result.failures == {"incorrect": len(PLANTED)}
+    with Journal(tmp_path / "j.db") as journal:
+        trials = list(Run(journal, result.run_id, is_new=False, replaces_edited=False))
+    timed = {t.config["variant"] for t in trials if t.failure is None}
+    # One is right 2,000 times. Where it looks slow, for whatever noise, it is not called so often, and has lost.
+    assert timed - {"later_wrong"} == {"right", "slower"}
+    assert set(result.failures) == {"incorrect"}
     assert result.best is not None
     assert result.best["config"]["variant"] == "right"
 
