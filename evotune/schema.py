@@ -75,6 +75,8 @@ def problems(
         wanted = detail["msg"].removeprefix("Input should be ")
         if detail["type"] == "model_type":
             wanted = "keys with values"
+        if detail["type"] == "too_short":
+            wanted = "a list with something in it"
         if missing:
             lines[path] = f"{label(path)} is missing"
         elif detail["type"] == "extra_forbidden":

@@ -93,7 +93,7 @@ def read_batch(path: Path, base: Settings) -> Batch:
     try:
         file = _File.model_validate(values, strict=True)
     except ValidationError as error:
-        raise UsageError(_message(path, problems(error, _File, values, ".".join))) from None
+        raise UsageError(_message(path, problems(error, _File, values, _spelt))) from None
     jobs: list[Job] = []
     for where, entry in _entries(file):
         found = _problems(where, entry, file.defaults)
@@ -103,6 +103,11 @@ def read_batch(path: Path, base: Settings) -> Batch:
     if wrong := wrong + _twice(jobs):
         raise UsageError(_message(path, wrong))
     return Batch(sorted(jobs, key=lambda job: -job.priority), file.in_all)
+
+
+def _spelt(path: KeyPath) -> str:
+    """``jobs[2].shapes[0]``."""
+    return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path).removeprefix(".")
 
 
 def _entries(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -116,7 +121,7 @@ def _problems(where: str, entry: Mapping[str, Any], defaults: Mapping[str, Any])
     known = [*_Own.model_fields, *OPTIONS]
     unknown = [f"{where}.{key} is not known{nearest(key, known)}" for key in entry if key not in known]
     inherited = {"kernel": "any"} if where == DEFAULTS else {k: v for k, v in defaults.items() if k == "kernel"}
-    own = _wrong(_Own, {**inherited, **_own(entry)}, lambda path: f"{where}.{'.'.join(path)}")
+    own = _wrong(_Own, {**inherited, **_own(entry)}, lambda path: f"{where}.{_spelt(path)}")
     options = _wrong(Settings, _nested(entry), lambda path: f"{where}.{_OPTION_AT[path]}")
     return [*unknown, *own, *options]
 

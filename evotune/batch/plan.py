@@ -135,7 +135,8 @@ def plan_batch(batch: Batch, settings: Settings, environ: Mapping[str, str]) -> 
     models: set[object] = set()
     for job in batch.jobs:
         try:
-            if job.settings.run.engine != "local":  # its devices are known to the cluster alone
+            # The GPUs of a cluster are known to the cluster alone.
+            if job.settings.run.engine != "local" and job.settings.run.target != "cpu":
                 load(content.find(job.kernel, content.KERNELS))
                 subjects.append(None)
                 continue

@@ -6,7 +6,7 @@ import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -66,7 +66,9 @@ def run_batch(
     for number, planned in enumerate(plan.jobs, 1):
         outcome = _settled(planned, outcomes)
         if outcome is None and (why := purse.why_not(planned)):
-            outcome = Outcome(planned.job, "not begun", why=why)
+            known = planned.known.result if planned.known else None
+            begun = _reported(planned.job, known, was_done=True) if known else Outcome(planned.job, "not begun")
+            outcome = replace(begun, why=why)
         if outcome is None:
             title = f"job {number} of {len(plan.jobs)}: {planned.job}{_so_far(outcomes)}"
             with observe(title) as observer:
@@ -99,7 +101,15 @@ def _run(planned: PlannedJob, settings: Settings, observer: Observer, tune_one: 
         return Outcome(job, "device fault", why=str(error))
     except (UsageError, ProviderError) as error:
         return Outcome(job, "failed", why=str(error))
-    return _reported(job, result.to_json())
+    outcome = _reported(job, result.to_json())
+    if (
+        outcome.why is None
+        and result.stopped == "evaluations"
+        and result.evaluations < job.settings.run.max_evaluations
+    ):
+        spent = f"{result.evaluations} of {job.settings.run.max_evaluations} evaluations"
+        return replace(outcome, why=f"{spent}: those of the batch are spent")
+    return outcome
 
 
 def _reported(job: Job, result: Mapping[str, Any], *, was_done: bool = False) -> Outcome:

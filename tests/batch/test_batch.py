@@ -132,7 +132,11 @@ def test_all_jobs_together_stay_within_their_evaluations_also_over_several_calls
     assert batch.plan().evaluations_left == 12
     outcomes = batch()
     assert [o.result["evaluations"] for o in outcomes] == [5, 5, 2]
-    assert states(batch()) == ["found", "found", "not begun"]
+    *_, last = again = batch()
+    assert states(again) == ["found", "found", "found"]
+    assert last.result == outcomes[-1].result
+    assert outcomes[-1].why == "2 of 5 evaluations: those of the batch are spent"
+    assert last.why == "all 12 evaluations of the batch are spent"
     assert batch.begun == []
     batch.in_all = {"max_evaluations": 13}
     assert [o.result["evaluations"] for o in batch()] == [5, 5, 3]
@@ -152,6 +156,13 @@ def test_what_only_a_cluster_knows_does_not_keep_a_job_back_and_its_evaluations_
 
     outcomes = run_batch(plan, silently, tune_one=tune_elsewhere)
     assert [o.result["evaluations"] for o in outcomes] == [5, 3]
+
+
+def test_a_run_on_the_cpus_of_a_cluster_is_the_run_that_is_made_here(batch):
+    batch.jobs = [{"kernel": "kernels/vector_add.py", "targets": ["cpu"]}]
+    here = batch.plan().jobs[0].key
+    batch.defaults |= {"engine": "ray"}
+    assert batch.plan().jobs[0].key == here != ""
 
 
 def test_all_jobs_together_stay_within_their_time(batch, monkeypatch):

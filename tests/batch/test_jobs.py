@@ -90,7 +90,7 @@ def test_all_that_is_wrong_is_told_at_once_with_its_place_and_the_nearest_name(t
         "jobs[1].kernel is missing",
         "jobs[2].target is not known (did you mean 'targets'?)",
         "jobs[2].shapes is 'small'; it should be a valid list",
-        "jobs[3].shapes.0 is {'m': 64}; it should be a valid string",
+        "jobs[3].shapes[0] is {'m': 64}; it should be a valid string",
         "jobs[3].search is 'randm'; it should be 'evotune', 'mfbo', 'random', 'pattern', 'de', 'genetic' or "
         "'annealing'",
     ]
