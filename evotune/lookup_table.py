@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from evotune.distance import distance
 from evotune.errors import UsageError
@@ -24,6 +24,9 @@ SCHEMA = 1
 """Of the file; a new meaning of a field is a new number."""
 FIELDS = ("kernel", "device", "problem", "config", "source_hash")
 """What is read of an entry; the others are for people."""
+
+MOST = 1e18
+"""No size is larger, and a float can hold it."""
 
 _loading = threading.Lock()
 
@@ -57,6 +60,7 @@ def lookup(
         UsageError: A file cannot be read, several devices are possible, or the problem has other names than
             those that were tuned for.
     """
+    _check(problem)
     entries = _read(str(table)).of(kernel, device)
     if entries is None:
         return None
@@ -66,6 +70,15 @@ def lookup(
     if found is None and nearest:
         found = _nearest(entries, frozenset(problem.items()), wanted)
     return None if found is None else dict(found.config)
+
+
+def _check(problem: object) -> None:
+    """Refuse what is no problem: sizes that are none have a distance to others as well."""
+    if not isinstance(problem, Mapping):
+        raise UsageError(f"problem is {problem!r}; it should be a mapping of sizes and dtype by name")
+    for name, given in cast("Mapping[str, object]", problem).items():
+        if not isinstance(given, str) and not (isinstance(given, (int, float)) and 0 <= given <= MOST):
+            raise UsageError(f"problem[{name!r}] is {given!r}; it should be a size, not negative, or a word")
 
 
 @dataclass(frozen=True)
@@ -100,10 +113,13 @@ class _Entries:
     def near(self, problem: dict[str, Value], source_hash: str | None) -> _Entry | None:
         """The nearest one."""
         known = [e for e in self._by_names[frozenset(problem)] if source_hash in (None, e.source_hash)]
-        try:
-            far = [(distance(entry.problem, problem), i) for i, entry in enumerate(known)]
-        except ValueError as error:
-            raise UsageError(f"problem {problem} has a word where a number is wanted: {error}") from None
+        for entry in known[:1]:  # all are of one kernel
+            for name, value in entry.problem.items():
+                if type(value) is not type(problem[name]) and {type(value), type(problem[name])} != {int, float}:
+                    raise UsageError(
+                        f"problem[{name!r}] is {problem[name]!r}; those that were tuned for have {value!r}"
+                    )
+        far = [(distance(entry.problem, problem), i) for i, entry in enumerate(known)]
         return next((known[i] for (differ, _), i in sorted(far)[:1] if not differ), None)
 
 

@@ -86,7 +86,7 @@ def test_another_dtype_is_never_near(table):
 def test_other_names_than_those_that_were_tuned_for_are_an_error(table):
     with pytest.raises(UsageError, match="other names than those that were tuned for: dtype, k, m, n"):
         evotune.lookup("matmul", {"m": 1, "n": 2}, B200, table=table)
-    with pytest.raises(UsageError, match="a word where a number is wanted"):
+    with pytest.raises(UsageError, match="those that were tuned for have"):
         evotune.lookup("matmul", {**PROBLEM, "m": "many"}, B200, table=table, nearest=True)
 
 
@@ -208,3 +208,19 @@ def test_the_command_writes_a_table_of_all_runs(tmp_path, monkeypatch, capsys):
 
 def test_the_attribute_is_the_function():
     assert evotune.lookup is lookup_table.lookup
+
+
+@pytest.mark.parametrize("nearest", [False, True])
+@pytest.mark.parametrize("m", [-5, float("nan"), float("inf"), 10**400, True, "5000", None])
+def test_what_is_no_size_is_refused_and_not_near_to_anything(table, m, nearest):
+    if not nearest and m in (True, "5000"):
+        assert evotune.lookup("matmul", {**PROBLEM, "m": m}, B200, table=table) is None
+        return
+    with pytest.raises(UsageError, match=r"problem\['m'\] is"):
+        evotune.lookup("matmul", {**PROBLEM, "m": m}, B200, table=table, nearest=nearest)
+
+
+@pytest.mark.parametrize("problem", [None, [("m", 1)]])
+def test_a_problem_that_is_no_mapping_is_refused(table, problem):
+    with pytest.raises(UsageError, match="should be a mapping"):
+        evotune.lookup("matmul", problem, B200, table=table)

@@ -300,7 +300,7 @@ def test_the_command_says_what_it_brought(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     record(Path("a.db"), [1]), record(Path("b.db"), [2, 3], seed=1)
     code, out, _ = evotune("a.db", "b.db")
-    assert (code, out) == (0, "b.db: 1 runs are new in a.db, 0 have grown, 0 were there; 2 trials in all\n")
+    assert (code, out) == (0, "b.db: runs new in a.db: 1, grown: 0, there before: 0; trials brought: 2\n")
     code, out, _ = evotune("a.db", "b.db", "--out", "all.db", "--json")
     assert code == 0
     assert [row["trials"] for row in json.loads(out)["merged"]] == [3, 0]

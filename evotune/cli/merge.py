@@ -50,6 +50,6 @@ def merge(
         return
     for m in merged:
         typer.echo(
-            f"{m.source}: {m.added} runs are new in {into}, {m.grown} have grown, {m.known} were there; "
-            f"{m.trials} trials in all"
+            f"{m.source}: runs new in {into}: {m.added}, grown: {m.grown}, there before: {m.known}; "
+            f"trials brought: {m.trials}"
         )
