@@ -61,8 +61,10 @@ def connected(address: str | None) -> Generator[None, None, None]:
             # Without an address, Ray takes whatever cluster runs here; with this one it starts its own.
             ray.init(address or "local", log_to_driver=False, logging_level=logging.ERROR)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            where = "does not start here" if address is None else f"is not reached at --ray-address {address}"
-            raise UsageError(f"Ray {where}: {error}") from error
+            if address is None:
+                raise UsageError(f"Ray does not start here: {error}") from error
+            advice = "; RAY_AUTH_MODE must be the same here as where the cluster was started: token, or disabled"
+            raise UsageError(f"Ray is not reached at --ray-address {address}: {error}{advice}") from error
         finally:
             random.setstate(drawn)  # Ray draws its ports from the caller's generator
             for name in STARTED_WITH.keys() - kept.keys():

@@ -53,7 +53,9 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
     path = content.find(name, content.KERNELS, content.RECORDINGS)
     if path.is_dir():
         raise UsageError(f"{path} is a recording, whose times are looked up here; leave --engine ray out")
-    stack.enter_context(cluster.connected(settings.run.ray_address))
+    address = settings.run.ray_address
+    on_note("starting Ray on this machine" if address is None else f"joining the Ray cluster at {address}")
+    stack.enter_context(cluster.connected(address))
     found = subject.find_subject(name, settings, gpus=cluster.detect_gpus)
     gpus, uses_gpus = settings.run.gpus, recipe.load(found.target).backend == "cuda"
     plan = Plan(
