@@ -69,6 +69,11 @@ class Job:
         run = self.settings.run
         return " ".join(filter(None, (self.kernel, run.shape, f"on {run.target}")))
 
+    def to_json(self) -> dict[str, Any]:
+        """What a plan and a result of a batch say of it."""
+        run = self.settings.run
+        return {"kernel": self.kernel, "shape": run.shape, "target": run.target, "priority": self.priority}
+
 
 @dataclass(frozen=True)
 class Batch:

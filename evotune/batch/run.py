@@ -35,16 +35,7 @@ class Outcome:
 
     def to_json(self) -> dict[str, Any]:
         """The object of one job that ``--json`` prints."""
-        run = self.job.settings.run
-        return {
-            "kernel": self.job.kernel,
-            "shape": run.shape,
-            "target": run.target,
-            "priority": self.job.priority,
-            "state": self.state,
-            "why": self.why,
-            "result": self.result,
-        }
+        return {**self.job.to_json(), "state": self.state, "why": self.why, "result": self.result}
 
 
 def run_batch(
@@ -66,9 +57,7 @@ def run_batch(
     for number, planned in enumerate(plan.jobs, 1):
         outcome = _settled(planned, outcomes)
         if outcome is None and (why := purse.why_not(planned)):
-            known = planned.known.result if planned.known else None
-            begun = _reported(planned.job, known, was_done=True) if known else Outcome(planned.job, "not begun")
-            outcome = replace(begun, why=why)
+            outcome = _left(planned, why)
         if outcome is None:
             title = f"job {number} of {len(plan.jobs)}: {planned.job}{_so_far(outcomes)}"
             with observe(title) as observer:
@@ -89,6 +78,13 @@ def _settled(planned: PlannedJob, before: Sequence[Outcome]) -> Outcome | None:
     if before and any(outcome.state == "interrupted" for outcome in before):
         return Outcome(planned.job, "not begun", why="interrupted before it")
     return None
+
+
+def _left(planned: PlannedJob, why: str) -> Outcome:
+    """Not gone on with; what an earlier call has found stays."""
+    if planned.known is None or planned.known.result is None:
+        return Outcome(planned.job, "not begun", why=why)
+    return replace(_reported(planned.job, planned.known.result, was_done=True), why=why)
 
 
 def _run(planned: PlannedJob, settings: Settings, observer: Observer, tune_one: Callable[..., Result]) -> Outcome:
