@@ -16,9 +16,10 @@ from typing import Any
 
 from evotune.errors import UsageError
 from evotune.interval import latency_ci95_ms
-from evotune.journal import Journal, LlmCall, Rejection, Run
+from evotune.journal import Journal, LlmCall, Rejection
 from evotune.process.owner import is_alive
 from evotune.reading import read
+from evotune.rows import result_of
 from evotune.space import Config
 from evotune.trial import Trial, incumbent
 
@@ -235,9 +236,9 @@ def _row(journal: Journal, run_id: str, last_s: float, trials: Sequence[Trial] |
     query = "SELECT COUNT(*) FROM trial WHERE run=? AND done_order IS NOT NULL"
     evaluations = int(journal.read(query, run_id)[0][0])
     described: dict[str, Any] = json.loads(description)
-    reported: Mapping[str, Any] | None = None if result is None else json.loads(result)
-    if reported is not None and reported["evaluations"] != evaluations:
-        stopped = reported = None  # it has gone on since
+    reported = result_of(result, evaluations)
+    if reported is None and result is not None:
+        stopped = None  # it has gone on since
     best_ms: float | None = None
     if reported is not None:
         best_ms = reported["best"]["latency_ms"] if reported["best"] else None
@@ -267,7 +268,7 @@ def _row(journal: Journal, run_id: str, last_s: float, trials: Sequence[Trial] |
 def _load(journal: Journal, run_id: str, last_s: float) -> RunHistory:
     trials = _trials(journal, run_id)
     row = _row(journal, run_id, last_s, trials)
-    run = _run(journal, run_id)
+    run = journal.run(run_id)
     notes = journal.read("SELECT kind, text, at_s FROM note WHERE run=? ORDER BY rowid", run_id)
     done = journal.read("SELECT number, done_s FROM trial WHERE run=? AND done_order IS NOT NULL", run_id)
     return RunHistory(
@@ -287,12 +288,8 @@ def _load(journal: Journal, run_id: str, last_s: float) -> RunHistory:
     )
 
 
-def _run(journal: Journal, run_id: str) -> Run:
-    return Run(journal, run_id, is_new=False, replaces_edited=False)
-
-
 def _trials(journal: Journal, run_id: str) -> tuple[Trial, ...]:
-    return tuple(_run(journal, run_id))
+    return tuple(journal.run(run_id))
 
 
 def _attempts(journal: Journal, run_id: str) -> dict[int, tuple[float, ...]]:

@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from evotune.errors import UsageError
-from evotune.journal import Journal, Run, Write
+from evotune.journal import Journal, Write
 from evotune.process.owner import is_alive
 from evotune.reading import read
+from evotune.rows import result_of
 
 # Columns by name: in a file that was brought up to date they may stand in another order.
 RUN = ("id", "key", "created_s", "kernel", "source_hash", "description", "owner", "stopped", "result")
@@ -92,7 +93,7 @@ def _check(journal: Journal) -> None:
     for run_id in journal.runs():
         with journal.legible():
             json.loads(journal.read("SELECT description FROM run WHERE id=?", run_id)[0][0])
-            run = _run(journal, run_id)
+            run = journal.run(run_id)
             list(run)
             for look in (run.interrupted, run.offers, run.rejections, run.calls, run.result):
                 look()
@@ -105,10 +106,6 @@ def _require_rest(journal: Journal) -> None:
                 f"run {run_id} in {journal.path} is being worked on by process {owner.split()[1]}; "
                 "wait for it, or end it with Ctrl-C: the same command goes on afterwards"
             )
-
-
-def _run(journal: Journal, run_id: str) -> Run:
-    return Run(journal, run_id, is_new=False, replaces_edited=False)
 
 
 # -- one journal --------------------------------------------------------------------------------
@@ -219,7 +216,7 @@ def _unite(journal: Journal, write: Write, run_id: str, theirs: _Rows) -> tuple[
         write(f"INSERT INTO {table} (run, {_list(columns)}) VALUES (?,{_marks(columns)})", _rows(run_id, missing))
         grows |= bool(missing)
     total = ours.ended + ended
-    if _is_of(theirs.result, total) and not _is_of(ours.result, total):
+    if result_of(theirs.result, total) and not result_of(ours.result, total):
         write("UPDATE run SET stopped=?, result=? WHERE id=?", [(theirs.stopped, theirs.result, run_id)])
         grows = True
     return grows, ended
@@ -276,11 +273,6 @@ def _missing(ours: Iterable[Row], theirs: Iterable[Row]) -> list[Row]:
         else:
             out.append(row)
     return out
-
-
-def _is_of(result: str | None, evaluations: int) -> bool:
-    """Whether a result is of a run with so many trials, and not of an earlier state of it."""
-    return result is not None and json.loads(result)["evaluations"] == evaluations
 
 
 def _rows(run_id: str, rows: Iterable[Row]) -> list[Row]:

@@ -16,7 +16,7 @@ from typing import Any
 from evotune.asking import AT_ONCE, name_model, open_prompts
 from evotune.budget import Budget
 from evotune.errors import UsageError
-from evotune.journal import Journal, LlmCall, Run
+from evotune.journal import Journal, LlmCall
 from evotune.llm import Choice, Context, Retry
 from evotune.llm.policy import WRAPPING_TOKENS
 from evotune.llm.provider import CHARS_PER_TOKEN
@@ -327,7 +327,7 @@ def _known(journal: Journal, path: Path, run_id: str) -> _Known:
     done = "SELECT done_s FROM trial WHERE run=? AND done_order IS NOT NULL ORDER BY done_s"
     ends_s = [end_s for (end_s,) in journal.read(done, run_id)]
     gaps_s = [after - before for before, after in pairwise(ends_s)]
-    calls = Run(journal, run_id, is_new=False, replaces_edited=False).calls()
+    calls = journal.run(run_id).calls()
     device = str(json.loads(text)["device"])
     return _Known(Resumed(run_id, len(ends_s), stopped, device, median(gaps_s) if gaps_s else None), calls)
 

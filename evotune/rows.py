@@ -86,6 +86,12 @@ def candidate_of(origin: str, parent: int | None, program: str, config: str, ran
     return Candidate(decoded, program, origin_of(origin), parent, rank)
 
 
+def result_of(text: str | None, evaluations: int) -> dict[str, Any] | None:
+    """What a run of so many trials reported at its end; None if it has not ended, or has gone on since."""
+    found: dict[str, Any] | None = None if text is None else from_text(text)
+    return None if found is None or found["evaluations"] != evaluations else found
+
+
 def row_of(run: str, number: int, m: Measurement) -> tuple[Any, ...]:
     """A measurement of a trial as a row."""
     f = m.fidelity

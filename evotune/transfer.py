@@ -13,7 +13,7 @@ from typing import Any
 
 from evotune import content
 from evotune.errors import UsageError
-from evotune.journal import Journal, Run
+from evotune.journal import Journal
 from evotune.replay import Recording, load_recording
 from evotune.space import Config, ConfigSpace
 from evotune.surrogate import Source
@@ -99,7 +99,7 @@ def _of_journal(path: Path, kernels: Sequence[str], itself: tuple[str, Mapping[s
     with _opened(path) as journal:
         runs = journal.read("SELECT id, kernel, source_hash, description FROM run ORDER BY created_s, id")
         fitting = [run for run, kernel, *described in runs if kernel in kernels and not _is(itself, *described)]
-        trials = [list(Run(journal, run, is_new=False, replaces_edited=False)) for run in fitting]
+        trials = [list(journal.run(run)) for run in fitting]
     found = [pair for run in trials for pair in _relative(run, losses(run))]
     if not found:
         if any(kernel in kernels and _is(itself, *described) for _, kernel, *described in runs):

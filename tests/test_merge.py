@@ -253,7 +253,7 @@ def test_a_failure_half_way_changes_nothing(tmp_path, monkeypatch):
     ours, theirs = tmp_path / "a.db", tmp_path / "b.db"
     record(ours, [1]), record(theirs, [2], seed=1), record(theirs, [3], seed=2)
     before = rows(ours)
-    monkeypatch.setattr("evotune.merge._is_of", lambda result, total: 1 / 0)
+    monkeypatch.setattr("evotune.merge.result_of", lambda result, total: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         merge(ours, [theirs])
     assert rows(ours) == before

@@ -17,6 +17,7 @@ from evotune.errors import DeviceError, UsageError
 from evotune.journal import Journal
 from evotune.kernel import load_checked
 from evotune.reading import read
+from evotune.rows import result_of
 from evotune.session import describe
 from evotune.settings import Settings
 from evotune.subject import Subject, find_subject, gpus_here
@@ -80,10 +81,7 @@ class PlannedJob:
         """The object of one job that ``--dry-run --json`` prints."""
         run = self.job.settings.run
         return {
-            "kernel": self.job.kernel,
-            "shape": run.shape,
-            "target": run.target,
-            "priority": self.job.priority,
+            **self.job.to_json(),
             "state": self.state,
             "why": self.trouble,
             "run_id": self.known.run_id if self.known else None,
@@ -179,10 +177,8 @@ def _known_runs(journal: Journal) -> dict[str, Known]:
     )
     out: dict[str, Known] = {}
     for run_id, kernel, source_hash, text, result, evaluations, usd in rows:
-        found: Mapping[str, Any] | None = None if result is None else json.loads(result)
-        if found is not None and found["evaluations"] != evaluations:
-            found = None
-        out[_key(kernel, source_hash, json.loads(text))] = Known(run_id, evaluations, usd, found)
+        known = Known(run_id, evaluations, usd, result_of(result, evaluations))
+        out[_key(kernel, source_hash, json.loads(text))] = known
     return out
 
 

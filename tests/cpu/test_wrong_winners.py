@@ -12,7 +12,7 @@ from saxpy import PLANTED
 from evotune import session, settings
 from evotune.cpu import CpuEvaluator, find_compiler
 from evotune.errors import UsageError
-from evotune.journal import Journal, Run
+from evotune.journal import Journal
 from evotune.kernel import LoadedKernel, load_kernel
 from evotune.trial import Fidelity
 
@@ -98,7 +98,7 @@ def test_a_run_over_planted_kernels_is_won_by_the_one_that_is_right(tmp_path: Pa
     result = session.tune(str(SAXPY), settings.load(None, flags, {}), observer=Silent())
     assert result.evaluations == len(PLANTED) + 2
     with Journal(tmp_path / "j.db") as journal:
-        trials = list(Run(journal, result.run_id, is_new=False, replaces_edited=False))
+        trials = list(journal.run(result.run_id))
     timed = {t.config["variant"] for t in trials if t.failure is None}
     # One is right 2,000 times. Where it looks slow, for whatever noise, it is not called so often, and has lost.
     assert timed - {"later_wrong"} == {"right", "slower"}
