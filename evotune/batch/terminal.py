@@ -10,6 +10,7 @@ from rich.text import Text
 
 from evotune.batch.plan import BatchPlan, PlannedJob
 from evotune.batch.run import Outcome
+from evotune.showing.page import count
 from evotune.terminal import milliseconds, print_table
 
 
@@ -18,7 +19,7 @@ def print_batch_plan(plan: BatchPlan, console: Console) -> None:
     for number, planned in enumerate(plan.jobs, 1):
         console.print(Text(f"{number:4}  {planned.job}: {_planned(planned)}"))
     states = Counter(planned.state for planned in plan.jobs)
-    console.print(f"{_jobs(len(plan.jobs))}: {', '.join(f'{n} {state}' for state, n in states.items())}")
+    console.print(f"{count(len(plan.jobs), 'job')}: {', '.join(f'{n} {state}' for state, n in states.items())}")
     limits = [f"{plan.evaluations_left} evaluations"]
     limits += [f"{plan.in_all.max_seconds:g} s"] if plan.in_all.max_seconds is not None else []
     limits += [f"${plan.in_all.max_usd:g}"] if plan.in_all.max_usd is not None else []
@@ -44,7 +45,7 @@ def print_outcomes(outcomes: Sequence[Outcome], console: Console) -> None:
         if outcome.why is not None:
             console.print(Text(f"{outcome.job}: {outcome.state}: {outcome.why}"))
     states = Counter(outcome.state for outcome in outcomes)
-    console.print(f"{_jobs(len(outcomes))}: {', '.join(f'{n} {state}' for state, n in states.items())}")
+    console.print(f"{count(len(outcomes), 'job')}: {', '.join(f'{n} {state}' for state, n in states.items())}")
 
 
 def _row(outcome: Outcome) -> list[str | Text]:
@@ -58,7 +59,3 @@ def _row(outcome: Outcome) -> list[str | Text]:
     best_ms = result["best"]["latency_ms"] if result["best"] else None
     default_ms = result["default"]["latency_ms"]
     return [str(outcome.job), milliseconds(default_ms), milliseconds(best_ms), ratio, result["run_id"]]
-
-
-def _jobs(n: int) -> str:
-    return "1 job" if n == 1 else f"{n} jobs"
