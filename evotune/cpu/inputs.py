@@ -204,17 +204,13 @@ class Inputs:
         name = self._kernel.path.name
         if not 0 < len(inputs) < MAX_ARRAYS:
             raise UsageError(f"inputs() of {name} gives {len(inputs)} arrays; it must be 1 to {MAX_ARRAYS - 1}")
-        for what, array in [
-            *((f"input {i}", a) for i, a in enumerate(inputs)),
-            (RESULT, expected),
-        ]:
+        declared = self._problem.get("dtype", "float64")
+        for what, array in [*((f"input {i}", a) for i, a in enumerate(inputs)), (RESULT, expected)]:
             if array.dtype.kind not in "biufc" or not array.size:
                 raise UsageError(
                     f"{what} of {name} has dtype {array.dtype} and shape {array.shape}; "
                     "it must be a non-empty array of numbers"
                 )
-        declared = self._problem.get("dtype", "float64")
-        for what, array in [*((f"input {i}", a) for i, a in enumerate(inputs)), (RESULT, expected)]:
             if array.dtype == np.float64 and declared != "float64":  # what NumPy gives where nothing is said
                 raise UsageError(
                     f"{what} of {name} has dtype float64, and the problem's is {declared}: the kernel would read "
