@@ -29,14 +29,7 @@ from evotune.trial import BLOCKS, Fidelity
 
 LOW = Fidelity(1, "low", 5)
 HIGH = Fidelity(3, "high", 40)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _needs_a_compiler(tmp_path_factory: pytest.TempPathFactory) -> None:
-    try:
-        find_compiler(tmp_path_factory.mktemp("compiler"))
-    except UsageError as error:
-        pytest.skip(str(error))
+pytestmark = pytest.mark.usefixtures("_needs_a_compiler")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from evotune import settings
-from evotune.cpu import CpuEvaluator, find_compiler
+from evotune.cpu import CpuEvaluator
 from evotune.errors import Rejected, UsageError
 from evotune.kernel import check_import, load_kernel
 from evotune.subject import find_subject
@@ -24,15 +24,7 @@ from evotune.trial import Fidelity
 HOSTILE = Path(__file__).with_name("hostile_file.py")
 LINE = 1 + HOSTILE.read_text().splitlines().index('        raise ValueError("no such tile")')
 LOW = Fidelity(1, "low", 5)
-pytestmark = pytest.mark.slow
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _needs_a_compiler(tmp_path_factory: pytest.TempPathFactory) -> None:
-    try:
-        find_compiler(tmp_path_factory.mktemp("compiler"))
-    except UsageError as error:
-        pytest.skip(str(error))
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("_needs_a_compiler")]
 
 
 def evaluator(fault: str, **how: Any) -> CpuEvaluator:
@@ -110,12 +102,14 @@ def test_what_a_file_raises_is_left_to_the_import_itself(tmp_path: Path, text: s
 @pytest.mark.parametrize("fault", ["hang_in_build", "hang_in_inputs"])
 def test_one_ctrl_c_ends_a_run_that_hangs_and_the_journal_can_be_resumed(tmp_path: Path, fault: str) -> None:
     kernel = Path(shutil.copy(HOSTILE, tmp_path))
+    waits = kernel.with_suffix(".waits")
+    waits.touch()
     command = [sys.executable, "-m", "evotune", "run", str(kernel), "--shape", fault, "--target", "cpu"]
     options = ["--provider", "none", "--search", "random", "--journal", str(tmp_path / "j.db"), "--json"]
     process = subprocess.Popen(
         [*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
     )
-    while not kernel.with_suffix(".hangs").exists():
+    while waits.exists():
         time.sleep(0.05)
         assert process.poll() is None
     process.send_signal(signal.SIGINT)

@@ -10,8 +10,7 @@ import pytest
 from saxpy import PLANTED
 
 from evotune import session, settings
-from evotune.cpu import CpuEvaluator, find_compiler
-from evotune.errors import UsageError
+from evotune.cpu import CpuEvaluator
 from evotune.journal import Journal
 from evotune.kernel import LoadedKernel, load_kernel
 from evotune.trial import Fidelity
@@ -19,6 +18,7 @@ from evotune.trial import Fidelity
 SAXPY = Path(__file__).with_name("saxpy.py")
 LOW = Fidelity(1, "low", 5)
 HIGH = Fidelity(3, "high", 500)
+pytestmark = pytest.mark.usefixtures("_needs_a_compiler")
 
 FOUND = {
     "nothing": "4096 of 4096 values are wrong, 4096 of them not finite or never written",
@@ -42,14 +42,6 @@ FOUND = {
     "detached": "more than one thread",
     "forks": "started a process",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _needs_a_compiler(tmp_path_factory: pytest.TempPathFactory) -> None:
-    try:
-        find_compiler(tmp_path_factory.mktemp("compiler"))
-    except UsageError as error:
-        pytest.skip(str(error))
 
 
 @pytest.fixture(scope="module")
