@@ -91,9 +91,9 @@ def fuzz(arguments: argparse.Namespace) -> bool:
     from hypothesis import HealthCheck, Phase, given, seed, settings
     from hypothesis import strategies as st
 
+    from evotune.process.memory import resident_bytes
     from evotune.program import Sandbox
     from tests.reliability.fuzzing import bent, check_extraction, check_run
-    from tests.reliability.growth import rss_bytes
 
     counts: Counter[str] = Counter()
     slowest_s = 0.0
@@ -119,10 +119,10 @@ def fuzz(arguments: argparse.Namespace) -> bool:
                     suppress_health_check=list(HealthCheck),
                 )  # fmt: skip
                 seed(batch)(quiet(given(st.one_of(bent(), bent(), st.text(max_size=4000)))(check)))()
-            started_with = started_with or rss_bytes()
+            started_with = started_with or resident_bytes(os.getpid())
             if time.monotonic() > end:
                 break
-        grown = rss_bytes() / started_with - 1
+        grown = resident_bytes(os.getpid()) / started_with - 1
     print(
         f"{counts['answers']} answers read, {counts['programs']} programs run, {counts['accepted']} of them legal"
     )

@@ -11,13 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evotune.journal import Journal
+from evotune.process.memory import resident_bytes
 from evotune.session import tune
 from evotune.settings import Settings
 from evotune.trial import Trial
 from evotune.tuner import Tuner
 from tests.program.corpus import SPACE
-
-PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 @dataclass
@@ -30,7 +29,7 @@ class Course:
     def on_trial(self, trial: Trial, tuner: Tuner, *, is_best: bool) -> None:
         if len(self.at_s) % 50 == 0:
             gc.collect()  # what is waiting to be freed is not growth
-        self.rss_bytes.append(rss_bytes())
+        self.rss_bytes.append(resident_bytes(os.getpid()))
         self.at_s.append(time.process_time())
 
     def on_note(self, text: str) -> None:
@@ -43,11 +42,6 @@ class Course:
     def ms_each(self, first: int, last: int) -> float:
         """Milliseconds of processor time per evaluation, between two of them."""
         return 1e3 * (self.at_s[last - 1] - self.at_s[first - 1]) / (last - first)
-
-
-def rss_bytes() -> int:
-    """Memory of this process that is in use now."""
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def long_run(journal: Path, recording: str, evaluations: int, search: str) -> Course:
