@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from evotune.errors import UsageError
 from evotune.space import Config
@@ -67,6 +67,41 @@ class Evaluator(Protocol):
 
     def close(self) -> None:
         """Free processes and files; safe to call twice."""
+        ...
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A compiled configuration, as it travels to where it is measured."""
+
+    static: Static
+    files: Mapping[str, bytes]
+
+
+class Compiler(Protocol):
+    """Compiles configurations for a device that may be elsewhere, in several threads at once."""
+
+    @property
+    def device(self) -> Device:
+        """What it compiles for, and all that its results depend on."""
+        ...
+
+    def pack(self, config: Config) -> Artifact:
+        """Compile a configuration for who is to :meth:`~Portable.accept` it; raises
+        :class:`~evotune.errors.Rejected`."""
+        ...
+
+    def close(self) -> None:
+        """Free processes and files; safe to call twice."""
+        ...
+
+
+@runtime_checkable
+class Portable(Evaluator, Compiler, Protocol):
+    """An evaluator that measures what was compiled elsewhere."""
+
+    def accept(self, config: Config, artifact: Artifact) -> None:
+        """Take a configuration as compiled, of a compiler for the same device and with the same versions."""
         ...
 
 

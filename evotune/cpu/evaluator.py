@@ -2,38 +2,20 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
-import platform
-import threading
 from collections.abc import Sequence
-from concurrent.futures import Future, wait
-from dataclasses import dataclass
-from pathlib import Path
 
-from evotune.cpu.builder import Builder
-from evotune.cpu.toolchain import code_bytes, find_compiler
-from evotune.errors import DeviceError, Rejected, UsageError
-from evotune.evaluator import Device, installed_version
-from evotune.kernel import CSource, LoadedKernel, Problem
-from evotune.process import Scratch, Worker
+from evotune.cpu.compiler import CpuCompiler
+from evotune.errors import Rejected, UsageError
+from evotune.evaluator import Artifact
+from evotune.kernel import LoadedKernel, Problem
+from evotune.process import Worker
 from evotune.space import Config
 from evotune.supervisor import PROVENANCE, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
-CLOSE_TIMEOUT_S = 10.0
 # Libraries that the reference may use keep to one thread: the worker is pinned to one core, and CPU
 # time of other threads means that a kernel cheats.
 ONE_THREAD: dict[str, str] = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-
-
-@dataclass(frozen=True)
-class _Built:
-    """A compiled configuration; equal ones share it."""
-
-    digest: str
-    library: Path
-    static: Static
 
 
 class CpuEvaluator:
@@ -67,24 +49,14 @@ class CpuEvaluator:
         run_timeout_s: float = 30.0,
     ) -> None:
         self.fidelities = tuple(fidelities)
-        kernel.backend("cpu")
-        self._builder = Builder(kernel, problem, compile_timeout_s)
-        self._compile_timeout_s = compile_timeout_s
-        self._built: dict[str, Future[_Built]] = {}
-        self._lock = threading.Lock()
-        self._closing = threading.Event()
-        self._folder = Scratch("cpu")
+        self._compiler = CpuCompiler(kernel, problem, compile_timeout_s)
         self._supervisor = Supervisor((), run_timeout_s)
         try:
-            folder = self._folder.path
-            self._compiler = find_compiler(folder)
-            harness = folder / "harness.so"
-            self._compiler.compile(Path(__file__).with_name("harness.c"), harness, timeout_s=compile_timeout_s)
             setup = {
                 "kernel": str(kernel.path.resolve()),
                 "problem": dict(problem),
                 "seed": seed,
-                "harness": str(harness),
+                "harness": str(self._compiler.compile_harness()),
             }
             worker = Worker("evotune.cpu.worker:open_session", setup, environment=ONE_THREAD)
             self._supervisor = Supervisor([worker], run_timeout_s)
@@ -93,7 +65,7 @@ class CpuEvaluator:
         except BaseException:
             self.close()
             raise
-        self.device = _device(self._compiler.version)
+        self.device = self._compiler.device
 
     def __enter__(self) -> CpuEvaluator:
         return self
@@ -103,53 +75,20 @@ class CpuEvaluator:
 
     def close(self) -> None:
         """Kill the workers and running compilers, and delete all files; safe to call twice."""
-        self._closing.set()
-        self._builder.close()
         self._supervisor.close()
-        # Compilers write into the folder until they have been killed.
-        wait(list(self._built.values()), CLOSE_TIMEOUT_S)
-        self._folder.cleanup()
-
-    # -- compile --------------------------------------------------------------------------------
+        self._compiler.close()
 
     def compile(self, config: Config) -> Static:
-        """Seconds of compiling and ``code_bytes``; equal code with equal flags is compiled once.
+        """As :meth:`CpuCompiler.compile`."""
+        return self._compiler.compile(config)
 
-        Raises:
-            Rejected: At stage ``build`` or ``compile``.
-        """
-        return self._artifact(config).static
+    def pack(self, config: Config) -> Artifact:
+        """As :meth:`CpuCompiler.pack`."""
+        return self._compiler.pack(config)
 
-    def _artifact(self, config: Config) -> _Built:
-        source = self._builder.source(config)
-        digest = hashlib.sha256("\0".join([source.text, *source.flags]).encode()).hexdigest()[:32]
-        with self._lock:
-            if self._closing.is_set():
-                raise DeviceError("the evaluator is closed")
-            is_mine = digest not in self._built
-            future = self._built.setdefault(digest, Future())
-        if is_mine:
-            try:
-                future.set_result(self._compile(digest, source))
-            except BaseException as error:  # whoever waits for this code must hear of it too
-                future.set_exception(error)
-        try:
-            return future.result()
-        except Rejected as rejected:  # anew: one exception raised in several threads grows its traceback
-            raise Rejected(rejected.stage, rejected.reason) from None
-
-    def _compile(self, digest: str, source: CSource) -> _Built:
-        text = self._folder.path / f"{digest}.c"
-        library = text.with_suffix(".so")
-        text.write_text(source.text, encoding="utf-8")
-        seconds = self._compiler.compile(
-            text, library, source.flags, timeout_s=self._compile_timeout_s, stop=self._closing
-        )
-        text.unlink()
-        size = code_bytes(library)
-        return _Built(digest, library, Static(seconds, {} if size is None else {"code_bytes": float(size)}))
-
-    # -- measure --------------------------------------------------------------------------------
+    def accept(self, config: Config, artifact: Artifact) -> None:
+        """As :meth:`CpuCompiler.accept`."""
+        self._compiler.accept(config, artifact)
 
     def measure(self, config: Config, fidelity: Fidelity) -> Measurement:
         """Samples, or the stage that failed: ``build``, ``compile``, ``incorrect``, ``timeout``, ``crash``.
@@ -173,30 +112,8 @@ class CpuEvaluator:
     def _ready(self, config: Config, fidelity: Fidelity) -> Subject | Measurement:
         """A configuration that can be run, or why it cannot."""
         try:
-            built = self._artifact(config)
+            library = self._compiler.library(config)
         except Rejected as rejected:
             return failed(fidelity, rejected.stage, rejected.reason)
-        return Subject(built.digest, str(built.library))
+        return Subject(library.digest, str(library.path))
 
-
-def _device(compiler: str) -> Device:
-    versions = {
-        "compiler": compiler,
-        "python": platform.python_version(),
-        **{package: installed_version(package) for package in ("numpy", "evotune")},
-    }
-    facts: dict[str, float | str] = {
-        "cores": float(len(os.sched_getaffinity(0))),
-        "load_1min": os.getloadavg()[0],
-    }
-    return Device("cpu", _cpu_model(), versions, facts)
-
-
-def _cpu_model() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    # Not given on Arm, where the architecture is all that is left.
-    found = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(found, platform.machine())

@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 
 import evotune.cpu
-from evotune.cpu import CpuEvaluator, find_compiler
+from evotune.cpu import Compiler, CpuCompiler, CpuEvaluator, find_compiler
+from evotune.cpu.builder import Builder
 from evotune.cpu.inputs import GuardedArray, Inputs, compare
 from evotune.cpu.worker import Harness, Session
 from evotune.errors import DeviceError, Rejected, UsageError
@@ -145,7 +146,7 @@ def test_each_block_of_rounds_has_code_and_buffers_elsewhere(
     cpu: CpuEvaluator, kernel: LoadedKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the place that each got by chance would be taken for a difference in speed."""
-    harness = Harness(cpu._folder.path / "harness.so")
+    harness = Harness(cpu._compiler._folder.path / "harness.so")
     seen: list[tuple[str, tuple[int, ...]]] = []
     original = Harness.time
 
@@ -156,7 +157,7 @@ def test_each_block_of_rounds_has_code_and_buffers_elsewhere(
     monkeypatch.setattr(Harness, "time", watched)
     monkeypatch.setattr("evotune.cpu.worker._has_child", lambda: False)  # this process has some
     session = Session(harness, Inputs(kernel, kernel.problem(None, "cpu"), 0), core=0)
-    libraries = [str(cpu._artifact(config(tag=tag)).library) for tag in (70, 71)]
+    libraries = [str(cpu._compiler.library(config(tag=tag)).path) for tag in (70, 71)]
     found = session.measure({"runs": libraries, "reps": 32, "limit_s": 60.0})["runs"]
     assert [len(run["samples_ms"]) for run in found] == [32, 32]
     assert [run["context"][BLOCKS] for run in found] == [MAX_BLOCKS] * 2
@@ -335,12 +336,12 @@ def test_a_broken_harness_is_the_machines_fault(kernel: LoadedKernel, tmp_path: 
     """After a kill the new process must compute the canary's known result, or nothing is measured."""
     with CpuEvaluator(kernel, kernel.problem(None, "cpu"), fidelities=[LOW], run_timeout_s=5) as cpu:
         assert cpu.measure(config(), LOW).ok
-        folder = cpu._folder.path
+        folder = cpu._compiler._folder.path
         source = tmp_path / "harness.c"
         text = Path(evotune.cpu.__file__).with_name("harness.c").read_text()
         source.write_text(text.replace("k < 1000", "k < 999"))
         worker_of(cpu).stop()
-        cpu._compiler.compile(source, folder / "harness.so", timeout_s=60)
+        cpu._compiler._toolchain.compile(source, folder / "harness.so", timeout_s=60)
         with pytest.raises(DeviceError, match="known result"):
             cpu.measure(config(), LOW)
 
@@ -352,19 +353,34 @@ def test_equal_code_is_compiled_once_however_many_threads_ask(
     cpu: CpuEvaluator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     libraries: list[Path] = []
-    original = type(cpu._compiler).compile
+    original = type(cpu._compiler._toolchain).compile
 
     def counted(self: Any, source: Path, library: Path, *args: Any, **kwargs: Any) -> float:
         libraries.append(library)
         return original(self, source, library, *args, **kwargs)
 
-    monkeypatch.setattr(type(cpu._compiler), "compile", counted)
+    monkeypatch.setattr(type(cpu._compiler._toolchain), "compile", counted)
     with ThreadPoolExecutor(8) as pool:
         same = list(pool.map(cpu.compile, [config(tag=51)] * 8))
         several = list(pool.map(cpu.compile, [config(tag=52 + i % 3) for i in range(6)]))
     assert len(set(map(id, same))) == 1
     assert len(several) == 6
     assert len(libraries) == len(set(libraries)) == 4
+
+
+def test_what_one_machine_compiled_is_measured_on_another_that_compiles_nothing(
+    kernel: LoadedKernel, cpu: CpuEvaluator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with CpuCompiler(kernel, kernel.problem(None, "cpu"), timeout_s=60) as elsewhere:
+        assert elsewhere.device.name == cpu.device.name
+        assert elsewhere.device.versions == cpu.device.versions
+        packed = elsewhere.pack(config(tag=81))
+    monkeypatch.setattr(Compiler, "compile", None)
+    monkeypatch.setattr(Builder, "source", None)
+    cpu.accept(config(tag=81), packed)
+    cpu.accept(config(tag=81), packed)  # it does no harm twice
+    assert cpu.compile(config(tag=81)) == packed.static
+    assert cpu.measure(config(tag=81), LOW).ok
 
 
 def test_different_configurations_compile_at_the_same_time(

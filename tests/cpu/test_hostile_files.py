@@ -46,7 +46,7 @@ def test_a_build_that_fails_costs_its_configuration_and_no_other(fault: str, sai
             with pytest.raises(Rejected, match=said) as caught:
                 cpu.compile({"opt": "-O2"})
             assert caught.value.stage == "build"
-            assert cpu._builder.source({"opt": "-O1"}).flags == ("-O1",)
+            assert cpu._compiler._builder.source({"opt": "-O1"}).flags == ("-O1",)
 
 
 @pytest.mark.parametrize("function", ["inputs", "reference"])
