@@ -116,4 +116,3 @@ class CpuEvaluator:
         except Rejected as rejected:
             return failed(fidelity, rejected.stage, rejected.reason)
         return Subject(library.digest, str(library.path))
-

@@ -28,7 +28,7 @@ from evotune.space import Config
 
 _log = logging.getLogger(__name__)
 
-CACHE_FORMAT = 2
+CACHE_FORMAT = 3
 OLDEST_TRITON = (3, 6)
 ARGUMENTS_TIMEOUT_S = 600.0  # a reference at full size, at worst
 PROBE_TIMEOUT_S = 20.0
@@ -36,11 +36,13 @@ PROBE_TIMEOUT_S = 20.0
 
 @dataclass(frozen=True)
 class Compiled:
-    """What a configuration became. ``blocks`` is what each of its kernels needs for one block."""
+    """What a configuration became. ``blocks`` is what each of its kernels needs for one block, ``kernels`` are
+    their folders in Triton's cache."""
 
     compile_s: float
     facts: Mapping[str, float]
     blocks: tuple[Mapping[str, int], ...]
+    kernels: tuple[str, ...] = ()
 
 
 class CrossCompiler:
@@ -117,7 +119,7 @@ class CrossCompiler:
             _store(path, answer)
         if "stage" in answer:
             raise Rejected(answer["stage"], answer["reason"])
-        return Compiled(answer["compile_s"], answer["facts"], tuple(answer["blocks"]))
+        return Compiled(answer["compile_s"], answer["facts"], tuple(answer["blocks"]), tuple(answer["kernels"]))
 
     def close(self) -> None:
         """Kill all compiling processes; safe to call twice."""

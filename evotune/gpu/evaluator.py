@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, ClassVar
 
 from evotune.errors import DeviceError, Rejected, UsageError
-from evotune.evaluator import Device, installed_version
-from evotune.gpu.compiler import Compiled, CrossCompiler, compiler_versions
+from evotune.evaluator import Artifact, Device
+from evotune.gpu.cuda_compiler import CudaCompiler, key
 from evotune.gpu.detect import Gpu
 from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
-from evotune.process import Scratch, Worker
+from evotune.process import Worker
 from evotune.space import Config
 from evotune.supervisor import PROVENANCE, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
 SETUP_TIMEOUT_S = 900.0  # a reference on the CPU at the size of a GPU's problem, for each set of inputs
-PACKAGES = ("torch", "triton", "numpy", "evotune")
 
 
 class CudaEvaluator:
@@ -70,12 +68,11 @@ class CudaEvaluator:
                     f"{gpu.name} is sm_{gpu.capability}; target {target.name} is sm_{target.capability}"
                 )
         self.fidelities = tuple(fidelities)
-        self.device = _device(gpus)
-        self._target = target
         self._settle_s = settle_s
-        self._statics: dict[str, Static | Rejected] = {}
-        # Shared by the compiling processes and the workers, which find there what they have compiled.
-        self._folder = Scratch("gpu")
+        self._compiler = CudaCompiler(
+            kernel, problem, gpu=gpus[0].name, target=target, jobs=jobs, timeout_s=compile_timeout_s
+        )
+        self.device = _device(gpus, self._compiler.device.versions)
         setup = {
             "kernel": str(kernel.path.resolve()),
             "problem": dict(problem),
@@ -84,17 +81,6 @@ class CudaEvaluator:
         }
         workers = [self._worker(gpu, setup) for gpu in gpus]
         self._supervisor = Supervisor(workers, run_timeout_s)
-        try:
-            self._compiler = CrossCompiler(
-                kernel,
-                problem,
-                jobs=jobs,
-                timeout_s=compile_timeout_s,
-                triton_cache=self._folder.path,
-            )
-        except BaseException:
-            self._folder.cleanup()
-            raise
         try:
             with ThreadPoolExecutor(len(workers)) as pool:
                 for gpu, reply in zip(gpus, pool.map(Worker.start, workers), strict=True):
@@ -108,7 +94,7 @@ class CudaEvaluator:
     def _worker(self, gpu: Gpu, setup: Mapping[str, Any]) -> Worker:
         environment = {
             "CUDA_VISIBLE_DEVICES": gpu.uuid or str(gpu.index),
-            "TRITON_CACHE_DIR": str(self._folder.path),
+            "TRITON_CACHE_DIR": str(self._compiler.triton_cache),
         }
         setup = {**setup, "uuid": gpu.uuid}
         return Worker(self.worker_entry, setup, setup_timeout_s=SETUP_TIMEOUT_S, environment=environment)
@@ -123,24 +109,18 @@ class CudaEvaluator:
         """Kill all processes and delete all files; safe to call twice."""
         self._supervisor.close()
         self._compiler.close()
-        self._folder.cleanup()
 
     def compile(self, config: Config) -> Static:
-        """Seconds of compiling, registers, spills and the like; each configuration is compiled once.
+        """As :meth:`CudaCompiler.compile`."""
+        return self._compiler.compile(config)
 
-        Raises:
-            Rejected: At stage ``build``, ``compile``, ``limits``, ``timeout`` or ``crash``.
-        """
-        key = _key(config)
-        if key not in self._statics:
-            try:
-                self._statics[key] = self._static(self._compiler.compile(config, self._target))
-            except Rejected as rejected:
-                self._statics[key] = rejected
-        found = self._statics[key]
-        if isinstance(found, Rejected):  # anew: one exception raised in several threads grows its traceback
-            raise Rejected(found.stage, found.reason)
-        return found
+    def pack(self, config: Config) -> Artifact:
+        """As :meth:`CudaCompiler.pack`."""
+        return self._compiler.pack(config)
+
+    def accept(self, config: Config, artifact: Artifact) -> None:
+        """As :meth:`CudaCompiler.accept`."""
+        self._compiler.accept(config, artifact)
 
     def measure(self, config: Config, fidelity: Fidelity) -> Measurement:
         """Samples, or the stage that failed: those of :meth:`compile`, ``launch``, or ``incorrect``.
@@ -173,28 +153,15 @@ class CudaEvaluator:
             return failed(fidelity, rejected.stage, rejected.reason)
         return None
 
-    def _static(self, compiled: Compiled) -> Static:
-        if broken := self._target.violations(compiled.facts):
-            raise Rejected("limits", "; ".join(broken))
-        return Static(compiled.compile_s, self._target.described(compiled.facts, compiled.blocks))
-
 
 def _subject(config: Config) -> Subject:
-    return Subject(_key(config), dict(config))
+    return Subject(key(config), dict(config))
 
 
-def _key(config: Config) -> str:
-    return json.dumps(dict(config), sort_keys=True)
-
-
-def _device(gpus: Sequence[Gpu]) -> Device:
+def _device(gpus: Sequence[Gpu], versions: Mapping[str, str]) -> Device:
     first = gpus[0]
     driver = {"driver": first.driver, "cuda": first.cuda}
-    versions = {
-        **compiler_versions(),
-        **{name: installed_version(name) for name in PACKAGES},
-        **{name: version for name, version in driver.items() if version},
-    }
+    versions = {**versions, **{name: version for name, version in driver.items() if version}}
     facts: dict[str, float | str] = {"gpus": ", ".join(gpu.uuid or str(gpu.index) for gpu in gpus)}
     if first.memory_bytes:
         facts["memory_bytes"] = float(first.memory_bytes)

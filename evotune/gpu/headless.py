@@ -167,8 +167,11 @@ def _driver(arch: int) -> HeadlessDriver:
 def describe(launches: Sequence[Launch]) -> dict[str, Any]:
     """Facts of all launches together: resources are those of the largest kernel, code is summed.
 
-    ``blocks`` has one entry for each different kernel, with what occupancy depends on.
+    ``blocks`` has one entry for each different kernel, with what occupancy depends on, and ``kernels`` its
+    folder in Triton's cache.
     """
+    from triton.runtime.cache import get_cache_manager
+
     distinct = {launch.metadata.hash: launch for launch in launches}
     blocks: list[dict[str, int]] = []
     code: dict[str, int] = {"cubin_bytes": 0, "launches": len(launches)}
@@ -187,7 +190,10 @@ def describe(launches: Sequence[Launch]) -> dict[str, Any]:
         for name, count in instruction_mix(text).items():
             code[name] = code.get(name, 0) + count
     largest = {name: max(block[name] for block in blocks) for name in blocks[0]}
-    return {"facts": {**largest, "stack_bytes": stack_bytes, **code}, "blocks": blocks}
+    # Who replaces Triton's cache (TRITON_CACHE_MANAGER) need not keep files.
+    folders = [getattr(get_cache_manager(name), "cache_dir", None) for name in distinct]
+    kernels = [Path(folder).name for folder in folders if folder]
+    return {"facts": {**largest, "stack_bytes": stack_bytes, **code}, "blocks": blocks, "kernels": kernels}
 
 
 def disassemble(cubin: bytes) -> str:

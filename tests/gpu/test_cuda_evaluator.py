@@ -15,7 +15,7 @@ import pytest
 from cpu_evaluator import CpuEvaluator, FakeCompiler
 
 from evotune.errors import DeviceError, Rejected, UsageError
-from evotune.gpu import evaluator as module
+from evotune.gpu import cuda_compiler
 from evotune.gpu.detect import Gpu
 from evotune.gpu.device import throttled
 from evotune.gpu.target import load_target
@@ -32,8 +32,8 @@ GPU = Gpu(0, "GPU-1", "NVIDIA H100 80GB HBM3", 90, 80 << 30)
 def make() -> Iterator[Callable[..., CpuEvaluator]]:
     made: list[CpuEvaluator] = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "CrossCompiler", FakeCompiler)
-        patch.setattr(module, "compiler_versions", dict)
+        patch.setattr(cuda_compiler, "CrossCompiler", FakeCompiler)
+        patch.setattr(cuda_compiler, "compiler_versions", dict)
 
         def make_one(shape: str = "default", **options: Any) -> CpuEvaluator:
             kernel = load_kernel(Path(__file__).with_name("torch_saxpy.py"))
@@ -204,7 +204,7 @@ def test_a_configuration_is_compiled_once_and_described(make: Callable[..., CpuE
         assert static.compile_s == 1.5
         assert static.facts["occupancy"] == 0.5  # 64 registers; see test_occupancy.py
         evaluator.measure(of("right"), LOW)
-        assert evaluator._compiler.asked == [of("right")]
+        assert evaluator._compiler._compiler.asked == [of("right")]
         for _ in range(2):
             with pytest.raises(Rejected, match="shared memory"):
                 evaluator.compile(of("too_large"))
@@ -272,7 +272,7 @@ def test_versions_name_the_driver_and_its_cuda(make: Callable[..., CpuEvaluator]
 
 def test_closing_leaves_nothing_behind(make: Callable[..., CpuEvaluator]) -> None:
     evaluator = make()
-    pid, folder = evaluator._supervisor._workers[0].pid, evaluator._folder.path
+    pid, folder = evaluator._supervisor._workers[0].pid, evaluator._compiler.triton_cache
     assert pid is not None
     assert folder.is_dir()
     evaluator.close()

@@ -14,6 +14,7 @@ from cpu_evaluator import FACTS, CpuEvaluator, FakeCompiler
 
 from evotune import subject
 from evotune.errors import DeviceError
+from evotune.gpu import cuda_compiler
 from evotune.gpu import evaluator as module
 from evotune.gpu.detect import Gpu
 from evotune.gpu.target import load_target
@@ -42,8 +43,8 @@ finals: {fidelity: ultra, limit_s: 0.1}
 def _two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.setattr(subject, "detect", lambda: GPUS)
-    monkeypatch.setattr(module, "CrossCompiler", FakeCompiler)
-    monkeypatch.setattr(module, "compiler_versions", dict)
+    monkeypatch.setattr(cuda_compiler, "CrossCompiler", FakeCompiler)
+    monkeypatch.setattr(cuda_compiler, "compiler_versions", dict)
     monkeypatch.setattr(module, "CudaEvaluator", CpuEvaluator)
 
 
