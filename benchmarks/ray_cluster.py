@@ -33,7 +33,7 @@ from ray.cluster_utils import Cluster
 from evotune.baselines import BASELINES
 from evotune.budget import Budget
 from evotune.engine import Job
-from evotune.evaluator import Device
+from evotune.evaluator import Artifact, Device
 from evotune.interval import ratio_ci95
 from evotune.journal import Journal
 from evotune.ray import Fleet, RayEngine, cluster
@@ -49,6 +49,7 @@ from evotune.tuner import Finals, Tuner
 
 SMALL: dict[str, Any] = {"object_store_memory": 80 << 20, "include_dashboard": False}
 AGREE_WITHIN = 0.02
+ARTIFACT_BYTES = 64 << 10  # of a shipped kernel for a GPU: 9 to 84 KB
 SPACE = ConfigSpace.from_dict({name: list(range(16)) for name in "abcd"})
 
 
@@ -133,6 +134,12 @@ class AtOnce:
     def compile(self, config: Config) -> Static:
         return Static(0.0, {"registers": 64.0, "spill_bytes": 0.0})
 
+    def pack(self, config: Config) -> Artifact:
+        return Artifact(self.compile(config), {"kernel.cubin": bytes(ARTIFACT_BYTES)})
+
+    def accept(self, config: Config, artifact: Artifact) -> None:
+        pass
+
     def measure(self, config: Config, fidelity: Fidelity) -> Measurement:
         return Measurement(fidelity, "synthetic", (1.0 + sum(map(int, config.values())),) * fidelity.reps)
 
@@ -163,7 +170,7 @@ def keep_full(engine: RayEngine, n: int) -> None:
 def driver(workers: int, results: int) -> list[str]:
     notes = Quiet()
     started_s = time.monotonic()
-    fleet = Fleet(Plan(lambda folder: AtOnce(), SPACE.default, 60.0, uses_gpus=True), notes.on_note)
+    fleet = Fleet(Plan(lambda folder: AtOnce(), None, SPACE.default, 60.0, uses_gpus=True), notes.on_note)
     fleet.start()
     while len(fleet.members) < workers:  # those that were not ready at first
         fleet.refresh()

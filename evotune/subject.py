@@ -13,7 +13,7 @@ from typing import Any, Literal
 from evotune import content, recipe
 from evotune.engine import Engine, InlineEngine, LocalEngine
 from evotune.errors import DeviceError, UsageError
-from evotune.evaluator import Evaluator
+from evotune.evaluator import Compiler, Evaluator
 from evotune.gpu.detect import Gpu, detect, visible
 from evotune.gpu.target import Target, load_target
 from evotune.kernel import LoadedKernel, Problem, blame, load_checked
@@ -41,6 +41,8 @@ class Subject:
     roofline: Roofline | None
     """None where the work is not known: of a recording, or of a kernel of whose operations nothing is said."""
     open_evaluator: Callable[[], Evaluator]
+    open_compiler: Callable[[], Compiler] | None = None
+    """What compiles for ``open_evaluator`` elsewhere, where no device is needed; None where nothing is compiled."""
     open_engine: Callable[[Evaluator], Engine] = InlineEngine
     """Where trials run, given what ``open_evaluator`` opened."""
     devices: int = 1
@@ -107,6 +109,7 @@ def _kernel(kernel: LoadedKernel, settings: Settings, gpus: Callable[[], Sequenc
         story,
         roofline,
         lambda: _evaluator(kernel, problem, plan, chosen.gpus, target, settings),
+        lambda: _compiler(kernel, problem, chosen.gpus, target, settings.measure.compile_timeout_s),
         lambda evaluator: LocalEngine(evaluator, compile_jobs=os.cpu_count() or 1, measure_jobs=devices),
         devices,
         _ladder(plan, settings),
@@ -146,6 +149,18 @@ def _evaluator(
         compile_timeout_s=measure.compile_timeout_s,
         run_timeout_s=measure.run_timeout_s,
     )
+
+
+def _compiler(
+    kernel: LoadedKernel, problem: Problem, gpus: Sequence[Gpu], target: Target | None, timeout_s: float
+) -> Compiler:
+    if target is None:
+        from evotune.cpu import CpuCompiler
+
+        return CpuCompiler(kernel, problem, timeout_s)
+    from evotune.gpu.cuda_compiler import CudaCompiler
+
+    return CudaCompiler(kernel, problem, gpu=gpus[0].name, target=target, timeout_s=timeout_s)
 
 
 def _ladder(plan: Recipe, settings: Settings) -> tuple[Fidelity, ...]:

@@ -7,7 +7,7 @@ import pytest
 
 from evotune.engine import InlineEngine, Job, LocalEngine
 from evotune.errors import DeviceError, Rejected, UsageError
-from evotune.evaluator import Device
+from evotune.evaluator import Artifact, Device
 from evotune.trial import Fidelity, Measurement, Static
 
 LOW, HIGH = Fidelity(1, "low", 5), Fidelity(3, "high", 50)
@@ -27,6 +27,12 @@ class ToyEvaluator:
         if config["ms"] < 0:
             raise Rejected("compile", "negative")
         return Static(0.1)
+
+    def pack(self, config):
+        return Artifact(self.compile(config), {})
+
+    def accept(self, config, artifact):
+        pass
 
     def measure(self, config, fidelity):
         self.measuring += 1
@@ -75,7 +81,7 @@ def ray_engine(ray_here):
     from evotune.ray import Fleet, RayEngine
     from evotune.ray.fleet import Plan
 
-    fleet = Fleet(Plan(lambda folder: ToyEvaluator(), {"ms": 1}, job_limit_s=10), on_note=print)
+    fleet = Fleet(Plan(lambda folder: ToyEvaluator(), None, {"ms": 1}, job_limit_s=10), on_note=print)
     fleet.start()
     yield RayEngine(fleet)
     fleet.close()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,6 +18,8 @@ from evotune.trial import Static
 
 PACKAGES = ("torch", "triton", "numpy", "evotune")
 GROUP = "__grp__"  # how Triton begins the names of files that list others, by absolute path
+# Of Triton's files, what a launch needs; the rest, for people to read, is ten times as large.
+LAUNCHED = (".cubin", ".json")
 
 
 class CudaCompiler:
@@ -85,8 +86,8 @@ class CudaCompiler:
     def pack(self, config: Config) -> Artifact:
         """What :meth:`compile` made, with Triton's files of it."""
         static = self.compile(config)
-        paths = [p for name in self._compile(config).kernels for p in (self._folder.path / name).iterdir()]
-        return Artifact(static, {f"{p.parent.name}/{p.name}": p.read_bytes() for p in paths if p.is_file()})
+        made = [p for name in self._compile(config).kernels for p in (self._folder.path / name).iterdir()]
+        return Artifact(static, {f"{p.parent.name}/{p.name}": p.read_bytes() for p in made if p.suffix in LAUNCHED})
 
     def accept(self, config: Config, artifact: Artifact) -> None:
         """Take a configuration as compiled that another compiler packed."""
@@ -94,12 +95,10 @@ class CudaCompiler:
             kernel, file = Path(name).parts
             folder = self._folder.path / kernel
             folder.mkdir(exist_ok=True)
-            if file.startswith(GROUP):
-                content = _moved(content, folder)
             # A worker may read it: it sees all of it or nothing.
             part = folder / f"{file}.{uuid.uuid4().hex}"
-            part.write_bytes(content)
-            os.replace(part, folder / file)
+            part.write_bytes(_moved(content, folder) if file.startswith(GROUP) else content)
+            part.replace(folder / file)
         self._accepted[key(config)] = artifact.static
 
     def close(self) -> None:
@@ -129,4 +128,5 @@ def key(config: Config) -> str:
 def _moved(group: bytes, folder: Path) -> bytes:
     """A list of files, which are now in this folder."""
     told: Mapping[str, Mapping[str, str]] = json.loads(group)
-    return json.dumps({"child_paths": {name: str(folder / name) for name in told["child_paths"]}}).encode()
+    here = {name: str(folder / name) for name in told["child_paths"] if Path(name).suffix in LAUNCHED}
+    return json.dumps({"child_paths": here}).encode()

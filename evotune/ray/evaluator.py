@@ -8,6 +8,7 @@ from evotune.errors import Rejected
 from evotune.evaluator import Device
 from evotune.ray.fleet import Fleet
 from evotune.space import Config
+from evotune.supervisor import PROVENANCE
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
 
@@ -20,16 +21,16 @@ class RayEvaluator:
 
     def __init__(self, fleet: Fleet) -> None:
         self.fleet = fleet
-        about = fleet.members[0].about  # they are alike
+        about = fleet.stations[0].about  # they are alike
         self.fidelities: Sequence[Fidelity] = about.fidelities
         self.device: Device = about.device
-        self.provenance: Provenance = about.provenance
+        self.provenance: Provenance = PROVENANCE
 
     def compile(self, config: Config) -> Static:
         found = self.fleet.ask_one(lambda actor: actor.compile.remote(config), jobs=1)
         if isinstance(found, Measurement):
             raise Rejected(found.failed_stage or "", found.reason or "")
-        return found
+        return found.static
 
     def measure(self, config: Config, fidelity: Fidelity) -> Measurement:
         return self.fleet.ask_one(lambda actor: actor.measure.remote(config, fidelity), jobs=1)

@@ -1,4 +1,4 @@
-"""The stations of a cluster: started where devices are, admitted if they are alike, set aside if they fail."""
+"""Who works in a cluster: stations where devices are, workshops elsewhere; alike, or set aside."""
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
 # (Ray is optional, and its types are partial.)
@@ -17,14 +17,12 @@ import ray
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from evotune.errors import DeviceError, UsageError
-from evotune.evaluator import Evaluator, installed_version
+from evotune.evaluator import Compiler, Portable, installed_version
 from evotune.ray.cluster import Node, nodes, start_actor
-from evotune.ray.station import About, Station
+from evotune.ray.station import Station
+from evotune.ray.workshop import About, Workshop
 from evotune.space import Config
 
-# Configurations that compile ahead of the one that is measured, for each device at most: enough where compiling
-# takes four times as long as measuring, and not so many that the search proposes for long without learning.
-AHEAD = 4
 POLL_S = 1.0  # how late a node that joins is noticed
 START_S = 120.0  # by then the first measure, and those that are not ready join when they are
 SETUP_S = 1000.0  # a GPU's worker computes references on the CPU first; see evotune.gpu.evaluator
@@ -39,23 +37,28 @@ DRIFT_BOUND = 1.25
 
 @dataclass(frozen=True)
 class Place:
-    """Room for one station: a node, or one of its GPUs."""
+    """Room for one actor: for a station at one of a node's devices, or for a workshop, if ``index`` is None."""
 
     node_id: str
-    index: int
+    index: int | None
 
 
 @dataclass
 class Member:
-    """A station as the driver knows it."""
+    """A station or a workshop as the driver knows it. ``compile_slots`` is how many it compiles at once."""
 
     place: Place
     node: Node
     actor: Any
-    slots: int
+    compile_slots: int
     about: About
     opening_s: float
     drift: float = 1.0
+
+    @property
+    def measures(self) -> bool:
+        """Whether it is a station."""
+        return self.place.index is not None
 
     @property
     def name(self) -> str:
@@ -66,13 +69,14 @@ class Member:
 
 @dataclass(frozen=True)
 class Plan:
-    """What stations are started for.
+    """What stations and workshops are started for.
 
-    ``limit`` is how many measure at most, None for all there are. ``job_limit_s`` is how long one job may
-    take, compiling and all fidelities included.
+    ``open_compiler`` is None if only stations compile. ``limit`` is how many measure at most, None for all
+    there are. ``job_limit_s`` is how long one job may take, compiling and all fidelities included.
     """
 
-    open_evaluator: Callable[[Path], Evaluator]
+    open_evaluator: Callable[[Path], Portable]
+    open_compiler: Callable[[Path], Compiler] | None
     default: Config
     job_limit_s: float
     uses_gpus: bool = False
@@ -83,13 +87,13 @@ class Plan:
 class _Starting:
     node: Node
     actor: Any
-    slots: int
+    compile_slots: int
     opened: Any
     began_s: float
 
 
 class Fleet:
-    """All stations of one run.
+    """All stations and workshops of one run.
 
     Args:
         plan: What they are for.
@@ -116,18 +120,23 @@ class Fleet:
         try:
             began_s = time.monotonic()
             self._start_where_free()
-            while self._starting and time.monotonic() < began_s + (START_S if self.members else SETUP_S):
+            while self._awaits_station and time.monotonic() < began_s + (START_S if self.stations else SETUP_S):
                 time.sleep(0.1)
                 self.members += self._ready(is_start=True)
-            if problem := disagreement(self.members):
-                raise UsageError(problem)
-            if not self.members:
+            if problem := disagreement(self.stations):
+                raise UsageError(
+                    f"{problem}, and only timings from like devices can be compared; install the same versions "
+                    "everywhere, and choose like devices with --target or with another cluster"
+                )
+            if not self.stations:
                 raise DeviceError(f"no station of the Ray cluster is ready: {self._last_loss}")
-            self._first = self.members[0]  # whom those that join must be like, also when it is gone
+            self._first = self.stations[0]  # whom all others must be like, also when it is gone
         except BaseException:
             self.close()
             raise
-        self._on_note(f"measuring on {len(self.members)}: {', '.join(m.name for m in self.members)}")
+        self._on_note(f"measuring on {len(self.stations)}: {', '.join(m.name for m in self.stations)}")
+        for member in [m for m in self.members if not m.measures]:
+            self._admit(member)
 
     def refresh(self) -> None:
         """See who has joined and who is ready; looks at most once in :data:`POLL_S`.
@@ -141,23 +150,35 @@ class Fleet:
         has_places = self._start_where_free()
         for member in self._ready(is_start=False):
             self.members.append(member)
-            if problem := disagreement([self._first, member]):
-                self.lose(member, problem, for_good=True)
-            else:
-                self._on_note(f"{member.name} joins")
-        if self.members or self._starting:
+            self._admit(member)
+        if self.stations or self._awaits_station:
             self._seen_s = self._polled_s
         elif has_places or self._polled_s > self._seen_s + REJOIN_S:
             raise DeviceError(f"no station is left: {self._last_loss}; the same command resumes")
 
+    @property
+    def stations(self) -> list[Member]:
+        """Those that measure."""
+        return [m for m in self.members if m.measures]
+
+    @property
+    def _awaits_station(self) -> bool:
+        return any(place.index is not None for place in self._starting)
+
+    def _admit(self, member: Member) -> None:
+        if problem := disagreement([self._first, member]):
+            self.lose(member, problem, for_good=True)
+        else:
+            self._on_note(f"{member.name} joins" if member.measures else f"{member.name} compiles for the others")
+
     def median_ms(self) -> float | None:
         """Latency of the default configuration on the middle one of the devices."""
-        known = [m.about.default_ms for m in self.members if m.about.default_ms is not None]
+        known = [m.about.default_ms for m in self.stations if m.about.default_ms is not None]
         return median(known) if known else None
 
     def has_drifted(self, member: Member) -> bool:
         """Whether a device's speed has changed since its calibration, and that of the others has not."""
-        others = [m.drift for m in self.members if m is not member]
+        others = [m.drift for m in self.stations if m is not member]
         return bool(others) and abs(math.log(member.drift / median(others))) > math.log(DRIFT_BOUND)
 
     def lose(self, member: Member, reason: str, *, for_good: bool = False) -> None:
@@ -204,7 +225,7 @@ class Fleet:
             own_ms = member.about.default_ms
             return abs(math.log(own_ms / middle_ms)) if own_ms and middle_ms else math.inf
 
-        for member in sorted(self.members, key=off):
+        for member in sorted(self.stations, key=off):
             try:
                 return ray.get(ask(member.actor), timeout=self.limit_s(member, jobs))
             except RayError as error:
@@ -223,29 +244,43 @@ class Fleet:
             ray.kill(one.actor)
 
     def _start_where_free(self) -> bool:
-        """Start stations where there is room; whether the cluster has any device at all."""
-        places = [(Place(n.id, i), n) for n in nodes() for i in range(self._devices(n))]
-        taken = {*(m.place for m in self.members), *self._starting}
+        """Start stations where there is room, and workshops on other nodes; whether the cluster has any device."""
+        there = nodes()
+        places = [(Place(n.id, i), n) for n in there for i in range(self._devices(n))]
+        taken = {place for place in self._taken if place.index is not None}
         free = [(p, n) for p, n in places if p not in taken and self._starts[p] < STARTS]
         room = len(free) if self.plan.limit is None else max(0, self.plan.limit - len(taken))
         for place, node in free[:room]:
-            self._starts[place] += 1
-            slots = 1 + min(AHEAD, max(1, node.cpus // self._devices(node)))
+            compile_slots = max(1, node.cpus // self._devices(node))
             station = (node.name, self.plan.open_evaluator, self.plan.default)
-            # Two threads more than jobs: `stop` and `close` must not wait for them.
-            actor = start_actor(Station, node, *station, gpus=int(self.plan.uses_gpus), threads=slots + 2)
-            self._starting[place] = _Starting(node, actor, slots, actor.open.remote(), time.monotonic())
+            self._start(place, node, compile_slots, Station, *station, gpus=int(self.plan.uses_gpus))
+        if self.plan.open_compiler is not None:
+            measuring = {place.node_id for place in self._taken}
+            for node in there:
+                place = Place(node.id, None)
+                if node.cpus and node.id not in measuring and self._starts[place] < STARTS:
+                    self._start(place, node, node.cpus, Workshop, self.plan.open_compiler, gpus=0)
         return bool(places)
+
+    @property
+    def _taken(self) -> set[Place]:
+        return {*(m.place for m in self.members), *self._starting}
+
+    def _start(self, place: Place, node: Node, compile_slots: int, kind: type, *args: Any, gpus: int) -> None:
+        self._starts[place] += 1
+        # Beside those that compile: one measures and one waits, and `stop` and `close` must wait for none.
+        actor = start_actor(kind, node, *args, gpus=gpus, threads=compile_slots + 4)
+        self._starting[place] = _Starting(node, actor, compile_slots, actor.open.remote(), time.monotonic())
 
     def _devices(self, node: Node) -> int:
         """Of several CPU kernels on one machine each would disturb the others."""
         return node.gpus if self.plan.uses_gpus else min(node.cpus, 1)
 
     def _ready(self, *, is_start: bool) -> list[Member]:
-        """Stations that are ready since the last call; those that will never be are dropped.
+        """Who is ready since the last call; those that will never be are dropped.
 
         Raises:
-            Exception: At the start, what is nobody's fault but the caller's.
+            Exception: At the start, what keeps a station from it and is nobody's fault but the caller's.
         """
         ready: list[Member] = []
         for place, starting in list(self._starting.items()):
@@ -255,7 +290,7 @@ class Fleet:
                 about: Any = ray.get(starting.opened)
             except RayError as error:
                 found = cause(error)
-                if is_start and not isinstance(found, (DeviceError, Lost)):
+                if is_start and place.index is not None and not isinstance(found, (DeviceError, Lost)):
                     raise found from error
                 if not isinstance(found, Lost):
                     self._starts[place] = STARTS
@@ -263,7 +298,7 @@ class Fleet:
                 self._note_loss(f"{starting.node.name} does not start: {found}")
             else:
                 opening_s = time.monotonic() - starting.began_s
-                ready.append(Member(place, starting.node, starting.actor, starting.slots, about, opening_s))
+                ready.append(Member(place, starting.node, starting.actor, starting.compile_slots, about, opening_s))
             del self._starting[place]
         return ready
 
@@ -273,7 +308,7 @@ class Fleet:
 
 
 class Lost(Exception):
-    """A station that does not answer any more."""
+    """An actor that does not answer any more."""
 
 
 def cause(error: RayError) -> Exception:
@@ -288,7 +323,10 @@ def cause(error: RayError) -> Exception:
 
 
 def disagreement(members: Sequence[Member]) -> str | None:
-    """In what stations differ, and their evotune from the driver's, all of it; None if in nothing."""
+    """In what members differ, and their evotune from the driver's, all of it; None if in nothing.
+
+    A workshop tells less: it has no driver.
+    """
     told = {"evotune": {installed_version("evotune"): ["the driver"]}}
     for member in members:
         device = member.about.device
@@ -301,7 +339,4 @@ def disagreement(members: Sequence[Member]) -> str | None:
     ]
     if not different:
         return None
-    return (
-        f"these differ, and only timings from like devices can be compared: {'; '.join(different)}; install the "
-        "same versions everywhere, and choose like devices with --target or with another cluster"
-    )
+    return f"these differ: {'; '.join(different)}"

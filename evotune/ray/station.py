@@ -1,6 +1,6 @@
 """What stands on a device of the cluster: an ordinary evaluator with its worker process, and its calibration.
 
-Nothing here knows Ray: the fleet makes an actor of a station, in a process of its own on the device's node.
+Like a workshop, it knows nothing of Ray.
 """
 
 from __future__ import annotations
@@ -11,27 +11,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evotune.engine import Job, Outcome, compile_job, run_job
+from evotune.engine import Job, Outcome, run_job
 from evotune.errors import Rejected
-from evotune.evaluator import Device, Evaluator
-from evotune.process import Scratch
+from evotune.evaluator import Artifact, Portable
+from evotune.ray.workshop import CONFIRM_S, About, Workshop
 from evotune.space import Config
-from evotune.trial import Fidelity, Measurement, Provenance, Static
+from evotune.trial import Fidelity, Measurement
 
-# For which a failure is kept back: a node that goes down kills compilers and workers a moment before the station
-# itself, and what they died of is not the candidate's fault.
-CONFIRM_S = 1.0
 RECALIBRATE_S = 60.0  # at most so much of what is measured on a device that drifts goes unnoticed
-
-
-@dataclass(frozen=True)
-class About:
-    """What a station tells when it is ready; ``default_ms`` is None where the default configuration fails."""
-
-    device: Device
-    fidelities: tuple[Fidelity, ...]
-    provenance: Provenance
-    default_ms: float | None
 
 
 @dataclass(frozen=True)
@@ -42,8 +29,8 @@ class Ran:
     drift: float
 
 
-class Station:
-    """One device's evaluator: several jobs compile at once, one at a time is measured.
+class Station(Workshop):
+    """A workshop that also has one device, on which one job at a time is measured.
 
     Args:
         node: Where this is, for ``Measurement.context``.
@@ -55,17 +42,16 @@ class Station:
     def __init__(
         self,
         node: str,
-        open_evaluator: Callable[[Path], Evaluator],
+        open_evaluator: Callable[[Path], Portable],
         default: Config,
         recalibrate_s: float = RECALIBRATE_S,
     ) -> None:
+        super().__init__(self._open)
         self._node = node
         self._open_evaluator = open_evaluator
         self._default = default
         self._recalibrate_s = recalibrate_s
-        self._folder = Scratch("ray")
         self._measuring = threading.Lock()
-        self._stopped = threading.Event()
 
     def open(self) -> About:
         """Start what measures, and calibrate; takes seconds, on a GPU minutes.
@@ -74,22 +60,17 @@ class Station:
             UsageError: The kernel cannot be measured as it is.
             DeviceError: The device cannot be used.
         """
-        self._evaluator = self._open_evaluator(self._folder.path)
+        about = super().open()
         self._first_ms, self._drift = self._time_default(), 1.0
-        evaluator = self._evaluator
-        return About(evaluator.device, tuple(evaluator.fidelities), evaluator.provenance, self._first_ms)
-
-    def compile(self, config: Config) -> Static | Measurement:
-        """Static facts of a configuration, or where it failed."""
-        return compile_job(self._evaluator, Job(0, config, None))
+        return replace(about, fidelities=tuple(self._evaluator.fidelities), default_ms=self._first_ms)
 
     def measure(self, config: Config, fidelity: Fidelity) -> Measurement:
         """Timings of a configuration, or where it failed."""
         with self._measuring:
             return self._here(self._evaluator.measure(config, fidelity))
 
-    def run(self, job: Job) -> Ran | None:
-        """Compile and measure; None if it came to be this job's turn after :meth:`stop`.
+    def run(self, job: Job, artifact: Artifact) -> Ran | None:
+        """Measure what was compiled here or elsewhere; None if its turn came after :meth:`stop`.
 
         Raises:
             DeviceError: The device can no longer be trusted.
@@ -97,12 +78,12 @@ class Station:
         """
         if self._stopped.is_set():
             return None
-        compiled = compile_job(self._evaluator, job)
+        self._evaluator.accept(job.config, artifact)
         with self._measuring:
             if self._stopped.is_set():
                 return None
             self._recalibrate()
-            outcome = run_job(self._evaluator, job, compiled)
+            outcome = run_job(self._evaluator, job, artifact.static)
             drift = self._drift
         if not all(m.ok for m in outcome.measurements):
             time.sleep(CONFIRM_S)
@@ -113,16 +94,9 @@ class Station:
         with self._measuring:
             return [self._here(m) for m in self._evaluator.interleave(configs, fidelity)]
 
-    def stop(self) -> None:
-        """Drop the jobs that are not being measured yet."""
-        self._stopped.set()
-
-    def close(self) -> None:
-        """End all processes and delete all files."""
-        self._stopped.set()
-        if hasattr(self, "_evaluator"):  # it may not have opened
-            self._evaluator.close()
-        self._folder.cleanup()
+    def _open(self, folder: Path) -> Portable:
+        self._evaluator = self._open_evaluator(folder)
+        return self._evaluator
 
     def _here(self, measurement: Measurement) -> Measurement:
         return replace(measurement, context={**measurement.context, "node": self._node})

@@ -2,39 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 
 from evotune import content, recipe, subject
 from evotune.errors import UsageError
-from evotune.evaluator import Evaluator
+from evotune.evaluator import Compiler, Evaluator, Portable
+from evotune.gpu.detect import Gpu
 from evotune.kernel import split_name
 from evotune.ray import cluster
 from evotune.ray.engine import RayEngine
 from evotune.ray.evaluator import RayEvaluator
 from evotune.ray.fleet import Fleet, Plan
 from evotune.settings import Llm, Prompt, Settings
-from evotune.subject import Subject
+from evotune.subject import Subject, gpus_here
 
 
 @dataclass(frozen=True)
 class Parcel:
-    """A kernel and how it is measured, by content: nodes share no disk with the driver, and get no secrets."""
+    """A kernel and how it is measured, by content: nodes share no disk with the driver, and get no secrets.
+
+    ``gpus`` are those of the cluster, for who compiles where there is none.
+    """
 
     kernel: str
     files: Mapping[str, bytes]
     settings: Settings
+    gpus: Sequence[Gpu]
 
-    def open(self, folder: Path) -> Evaluator:
+    def open_evaluator(self, folder: Path) -> Portable:
         """The evaluator of the device that this process sees, with the files in a folder."""
+        evaluator = self._unpack(folder, gpus_here).open_evaluator()
+        assert isinstance(evaluator, Portable)
+        return evaluator
+
+    def open_compiler(self, folder: Path) -> Compiler:
+        """A compiler for such devices."""
+        found = self._unpack(folder, lambda: self.gpus)
+        assert found.open_compiler is not None
+        return found.open_compiler()
+
+    def _unpack(self, folder: Path, gpus: Callable[[], Sequence[Gpu]]) -> Subject:
         for name, text in self.files.items():
             (folder / name).write_bytes(text)
         run = self.settings.run
         here = run.model_copy(update={"target": str(folder / run.target)})
         settings = self.settings.model_copy(update={"run": here})
-        return subject.find_subject(str(folder / self.kernel), settings).open_evaluator()
+        return subject.find_subject(str(folder / self.kernel), settings, gpus=gpus)
 
 
 def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Callable[[str], None]) -> Subject:
@@ -56,10 +73,13 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
     address = settings.run.ray_address
     on_note("starting Ray on this machine" if address is None else f"joining the Ray cluster at {address}")
     stack.enter_context(cluster.connected(address))
-    found = subject.find_subject(name, settings, gpus=cluster.detect_gpus)
+    detect = cache(cluster.detect_gpus)
+    found = subject.find_subject(name, settings, gpus=detect)
     gpus, uses_gpus = settings.run.gpus, recipe.load(found.target).backend == "cuda"
+    parcel = _pack(path, found.target, settings, detect() if uses_gpus else [])
     plan = Plan(
-        _pack(path, found.target, settings).open,
+        parcel.open_evaluator,
+        parcel.open_compiler,
         found.space.default,
         settings.measure.compile_timeout_s + len(found.fidelities) * settings.measure.run_timeout_s,
         uses_gpus=uses_gpus,
@@ -71,12 +91,13 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
     return replace(found, open_evaluator=lambda: _open_evaluator(plan, on_note), open_engine=_open_engine)
 
 
-def _pack(kernel: Path, target: str, settings: Settings) -> Parcel:
+def _pack(kernel: Path, target: str, settings: Settings, gpus: Sequence[Gpu]) -> Parcel:
     file, _ = split_name(kernel)
     plan = content.find(target, content.EVALUATORS)
     files = {file.name: file.read_bytes(), plan.name: plan.read_bytes()}
     run = settings.run.model_copy(update={"target": plan.name, "gpus": 1})  # a station sees one
-    return Parcel(kernel.name, files, settings.model_copy(update={"run": run, "llm": Llm(), "prompt": Prompt()}))
+    settings = settings.model_copy(update={"run": run, "llm": Llm(), "prompt": Prompt()})
+    return Parcel(kernel.name, files, settings, gpus)
 
 
 def _open_evaluator(plan: Plan, on_note: Callable[[str], None]) -> RayEvaluator:

@@ -27,15 +27,19 @@ ray = pytest.importorskip("ray", reason="Ray is not installed (the extra ray has
 from ray.cluster_utils import Cluster
 
 from evotune import content
+from evotune.cpu import CpuCompiler
 from evotune.engine import Job
 from evotune.errors import DeviceError, UsageError
-from evotune.evaluator import Device
+from evotune.evaluator import Artifact, Device
 from evotune.journal import Journal
 from evotune.ray import Fleet, RayEngine, cluster, fleet
+from evotune.ray import subject as ray_subject
 from evotune.ray.fleet import Member, Place, Plan, disagreement
-from evotune.ray.station import About, Station
+from evotune.ray.station import Station
+from evotune.ray.workshop import About
 from evotune.session import tune
 from evotune.settings import load
+from evotune.subject import find_subject
 from evotune.trial import Fidelity, Measurement, Static, Trial
 from evotune.tuner import Result
 
@@ -196,7 +200,8 @@ def test_a_driver_that_was_killed_resumes(nodes: Cluster, tmp_path: Path) -> Non
 
 
 class Toy:
-    """``ms`` is the latency; 13 ends the station's process, 14 takes for ever, and 15 fails as the process ends."""
+    """``ms`` is the latency; 13 ends the station's process, 14 takes for ever, 15 fails as the process ends, and
+    16 ends the process that compiles it."""
 
     fidelities = (Fidelity(1, "low", 5),)
     provenance = "measured"
@@ -204,6 +209,14 @@ class Toy:
 
     def compile(self, config: Any) -> Static:
         return Static(0.1)
+
+    def pack(self, config: Any) -> Artifact:
+        if config["ms"] == 16:
+            os._exit(1)
+        return Artifact(self.compile(config), {"by": mine().encode()})
+
+    def accept(self, config: Any, artifact: Artifact) -> None:
+        self.compiled_by = artifact.files["by"].decode()
 
     def measure(self, config: Any, fidelity: Fidelity) -> Measurement:
         if config["ms"] == 13:
@@ -213,7 +226,8 @@ class Toy:
             return Measurement(fidelity, "measured", failed_stage="crash", reason="its worker was killed")
         if config["ms"] == 14:
             time.sleep(600)
-        return Measurement(fidelity, "measured", (float(config["ms"]),) * 3)
+        context: dict[str, float | str] = {"compiled_by": getattr(self, "compiled_by", mine())}
+        return Measurement(fidelity, "measured", (float(config["ms"]),) * 3, context=context)
 
     def interleave(self, configs: Any, fidelity: Fidelity) -> list[Measurement]:
         return [self.measure(c, fidelity) for c in configs]
@@ -232,7 +246,8 @@ def start(nodes: Cluster) -> Iterator[Callable[..., Fleet]]:
     made: list[Fleet] = []
 
     def start_one(evaluator: type, notes: list[str], **options: Any) -> Fleet:
-        plan = Plan(lambda folder: evaluator(), {"ms": 1}, job_limit_s=0.3, **options)
+        options = {"open_compiler": None, **options}
+        plan = Plan(lambda folder: evaluator(), default={"ms": 1}, job_limit_s=0.3, **options)
         made.append(Fleet(plan, notes.append))
         made[-1].start()
         return made[-1]
@@ -363,6 +378,114 @@ def test_each_station_sees_one_gpu_and_no_more_are_taken_than_asked_for(
     assert stations.members[0].name == f"{stations.members[0].node.name} ({seen[0]})"
 
 
+# -- nodes that only compile ----------------------------------------------------------------------
+
+
+def wait_for(fleet: Fleet, condition: Callable[[], bool]) -> None:
+    deadline_s = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline_s
+        fleet.refresh()
+        time.sleep(0.1)
+
+
+def test_nodes_that_do_not_measure_compile_for_the_one_that_does(start: Callable[..., Fleet]) -> None:
+    notes: list[str] = []
+    some = start(Toy, notes, limit=1, open_compiler=lambda folder: Toy())
+    wait_for(some, lambda: sum("compiles for the others" in note for note in notes) == 2)
+    engine = RayEngine(some)
+    assert engine.slots == 1 + 3  # one is measured, and each of three nodes has a core
+    for n in range(12):
+        engine.submit(Job(n, {"ms": n + 20}, None))
+    done = collect(engine, 12)
+    (station,) = some.stations
+    by = Counter(m.context["compiled_by"] for m in done.values())
+    assert {m.context["node"] for m in done.values()} == {station.node.name}
+    assert len(set(by) - {station.node.id}) == 2, by
+    engine.cancel()
+
+
+def test_a_workshop_that_is_lost_while_it_compiles_costs_its_job_one_more_try_and_no_other(
+    start: Callable[..., Fleet],
+) -> None:
+    notes: list[str] = []
+    some = start(Toy, notes, limit=1, open_compiler=lambda folder: Toy())
+    wait_for(some, lambda: len(some.members) == 3)
+    engine = RayEngine(some)
+    engine.submit(Job(0, {"ms": 16}, None))
+    for n in range(1, 12):
+        engine.submit(Job(n, {"ms": n + 20}, None))
+    done = collect(engine, 12)
+    assert {n: m.latency_ms for n, m in done.items() if m.ok} == {n: n + 20.0 for n in range(1, 12)}
+    assert "lost 2 times" in done[0].reason
+    assert len({note.split()[0] for note in notes if "is lost" in note}) == 2
+    engine.cancel()
+
+
+def test_a_workshop_with_other_versions_is_set_aside_and_the_run_goes_on(start: Callable[..., Fleet]) -> None:
+    class Older(Toy):
+        device = Device("toy", "toy", {"triton": "3.5.0"})
+
+    class Newer(Toy):
+        device = Device("toy", "toy", {"triton": "3.6.0", "driver": "580"})  # which only who measures has
+
+    notes: list[str] = []
+    some = start(Newer, notes, limit=1, open_compiler=lambda folder: Older())
+    wait_for(some, lambda: sum("set aside: these differ: triton 3.6.0" in note for note in notes) == 2)
+    assert [m.measures for m in some.members] == [True]
+    engine = RayEngine(some)
+    engine.submit(Job(0, {"ms": 20}, None))
+    assert collect(engine, 1)[0].ok
+    engine.cancel()
+
+
+def test_a_compiler_that_does_not_start_is_no_fault_of_the_run(start: Callable[..., Fleet]) -> None:
+    def missing(folder: Path) -> Any:
+        raise UsageError("the CPU target needs a C compiler")
+
+    notes: list[str] = []
+    some = start(Toy, notes, limit=1, open_compiler=missing)
+    wait_for(some, lambda: sum("does not start: the CPU target needs" in note for note in notes) == 2)
+    assert len(some.members) == 1
+
+
+def test_machine_code_that_one_node_made_is_measured_on_another(nodes: Cluster, tmp_path: Path) -> None:
+    notes: list[str] = []
+    flags = {"run.shape": "small", "run.target": "cpu"}
+    kernel = content.find("vector_add", content.KERNELS)
+    parcel = ray_subject._pack(kernel, "cpu", load(None, flags, {}), [])
+    space = find_subject(str(kernel), load(None, flags, {})).space
+
+    class OnlyAccepts(CpuCompiler):
+        """Compiles the default, which the station is calibrated with, and then nothing."""
+
+        def _compile(self, digest: str, source: Any) -> Any:
+            assert not self._libraries[digest].done()
+            assert len(self._libraries) == 1, "it was to be compiled elsewhere"
+            return super()._compile(digest, source)
+
+    def open_evaluator(folder: Path) -> Any:
+        from evotune.cpu import evaluator
+
+        evaluator.CpuCompiler = OnlyAccepts
+        return parcel.open_evaluator(folder)
+
+    some = Fleet(Plan(open_evaluator, parcel.open_compiler, space.default, 60.0, limit=1), notes.append)
+    try:
+        some.start()
+        wait_for(some, lambda: len(some.members) == 3)
+        some.stations[0].compile_slots = 0  # it only measures
+        engine = RayEngine(some)
+        configs = space.sample(random.Random(0), 6)
+        for n, config in enumerate(configs):
+            engine.submit(Job(n, config, None))
+        done = collect(engine, 6)
+        assert all(m.ok for m in done.values()), done
+        engine.cancel()
+    finally:
+        some.close()
+
+
 # -- without a cluster --------------------------------------------------------------------------
 
 
@@ -371,7 +494,7 @@ def test_all_that_differs_between_nodes_is_named_with_who_has_which(monkeypatch:
 
     def member(name: str, torch: str, driver: str, evotune: str = "0.1.0") -> Member:
         device = Device("cuda", "NVIDIA H100", {"torch": torch, "driver": driver, "evotune": evotune})
-        about = About(device, (), "measured", None)
+        about = About(device)
         return Member(Place(name, 0), cluster.Node(name, name, 8, 1), None, 2, about, 1.0)
 
     alike = [member("a", "2.13", "580"), member("b", "2.13", "580")]
