@@ -18,6 +18,7 @@ from evotune.baselines import BASELINES
 from evotune.budget import Budget
 from evotune.errors import UsageError
 from evotune.evaluator import Evaluator
+from evotune.gpu.detect import Gpu
 from evotune.journal import Journal, Run
 from evotune.proposers import Searcher
 from evotune.proposers.evolution import CrossoverProposer, MutationProposer
@@ -31,7 +32,7 @@ from evotune.record import record
 from evotune.result import Result
 from evotune.settings import Settings
 from evotune.space import ConfigSpace
-from evotune.subject import Subject, find_subject
+from evotune.subject import Subject, find_subject, gpus_here
 from evotune.surrogate import ACQUISITIONS, PROFILES, Source, Surrogate
 from evotune.track import Tracker, Tracking
 from evotune.transfer import WARM_START, WarmStart, warm_start
@@ -104,17 +105,33 @@ def tune(
         return result
 
 
+def find_gpus(settings: Settings) -> Sequence[Gpu]:
+    """Those that a run could measure on, on this machine or on a cluster.
+
+    Raises:
+        UsageError: The cluster cannot be reached.
+        DeviceError: A node of it does not answer.
+    """
+    if settings.run.engine == "local":
+        return gpus_here()
+    return _ray().find_gpus(settings.run.ray_address)
+
+
 def _find(name: str, settings: Settings, stack: ExitStack, on_note: Callable[[str], None]) -> Subject:
     """What is tuned, on this machine or on a cluster, the connection to which the stack then keeps."""
     if settings.run.engine == "local":
         return find_subject(name, settings)
+    return _ray().find_subject(name, settings, stack, on_note)
+
+
+def _ray() -> Any:
     try:
         from evotune import ray
     except ModuleNotFoundError as error:
         if error.name != "ray":
             raise
         raise UsageError("engine ray needs Ray, which is not installed; pip install 'evotune[ray]'") from None
-    return ray.find_subject(name, settings, stack, on_note)
+    return ray
 
 
 def _open_run(

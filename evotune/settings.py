@@ -29,6 +29,7 @@ class Run(Section):
 
     target: str = "auto"
     gpus: Count | Literal["all"] = 1
+    gpu_model: str | None = None
     engine: Literal["local", "ray"] = "local"
     ray_address: str | None = None
     shape: str | None = None

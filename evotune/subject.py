@@ -49,6 +49,8 @@ class Subject:
     """How many measure at once."""
     fidelities: tuple[Fidelity, ...] = ()
     """Those a trial climbs, rising."""
+    gpu_model: str | None = None
+    """The name of the GPUs that measure, if such do."""
 
 
 def gpus_here() -> list[Gpu]:
@@ -81,7 +83,7 @@ def find_subject(
 
 def _kernel(kernel: LoadedKernel, settings: Settings, gpus: Callable[[], Sequence[Gpu]]) -> Subject:
     path = kernel.path
-    chosen = choose_target(settings.run.target, kernel, settings.run.gpus, gpus)
+    chosen = choose_target(settings.run.target, kernel, settings.run.gpus, gpus, settings.run.gpu_model)
     plan = recipe.load(chosen.name)
     problem = kernel.problem(settings.run.shape, plan.backend)
     target = load_target(chosen.name, chosen.gpus[0]) if chosen.gpus else None
@@ -113,6 +115,7 @@ def _kernel(kernel: LoadedKernel, settings: Settings, gpus: Callable[[], Sequenc
         lambda evaluator: LocalEngine(evaluator, compile_jobs=os.cpu_count() or 1, measure_jobs=devices),
         devices,
         _ladder(plan, settings),
+        chosen.gpus[0].name if chosen.gpus else None,
     )
 
 
@@ -199,6 +202,7 @@ def choose_target(
     kernel: LoadedKernel,
     count: int | Literal["all"] = 1,
     gpus: Callable[[], Sequence[Gpu]] = gpus_here,
+    model: str | None = None,
 ) -> Chosen:
     """The target to tune for: what was asked for, or the GPU that is here, or the CPU.
 
@@ -207,15 +211,29 @@ def choose_target(
         kernel: What is to be tuned.
         count: How many GPUs are to measure.
         gpus: Looks for those that may be taken.
+        model: The name of a GPU, or a word of it, if only such may.
 
     Raises:
-        DeviceError: A target was named whose device is not here, or not so many of them are.
+        DeviceError: A target or a model was named whose device is not here, or not so many of them are.
         UsageError: Several GPUs are asked for where none measures, or those here are not of one model.
     """
-    chosen = _whatever_is_here(kernel, count, gpus) if wanted == "auto" else _named(wanted, kernel, count, gpus)
-    if not chosen.gpus and count != 1:
-        raise UsageError(f"--gpus {count} is for targets that are GPUs; target {chosen.name} is none: {chosen.why}")
+    some = gpus if model is None else lambda: _of_model(gpus(), model)
+    chosen = _whatever_is_here(kernel, count, some) if wanted == "auto" else _named(wanted, kernel, count, some)
+    given = [f"--gpus {count}"] if count != 1 else []
+    given += [f"--gpu-model {model}"] if model is not None else []
+    if given and not chosen.gpus:
+        raise UsageError(
+            f"{' and '.join(given)} is for targets that are GPUs; target {chosen.name} is none: {chosen.why}"
+        )
     return chosen
+
+
+def _of_model(gpus: Sequence[Gpu], model: str) -> list[Gpu]:
+    fitting = [g for g in gpus if g.name == model or _is_called(g, model)]
+    if not fitting:
+        here = ", ".join(dict.fromkeys(g.name for g in gpus)) or f"no NVIDIA GPU{_hidden()}"
+        raise DeviceError(f"--gpu-model {model} was asked for and {here} is here")
+    return fitting
 
 
 def _named(
@@ -270,7 +288,7 @@ def _several(gpus: Sequence[Gpu], count: int | Literal["all"]) -> tuple[Gpu, ...
             models = ", ".join(sorted({g.name for g in gpus}))
             raise UsageError(
                 f"--gpus all finds {models}, and timings of different GPUs cannot be compared; "
-                "choose some by --target or CUDA_VISIBLE_DEVICES"
+                "choose some by --target, --gpu-model or CUDA_VISIBLE_DEVICES, or tune for each by --per-model"
             )
         return same
     if len(same) < count:
@@ -301,6 +319,8 @@ def _recorded(folder: Path, settings: Settings) -> Subject:
         raise UsageError(f"{folder} is a recording; it cannot be run with --target {settings.run.target}")
     if settings.run.gpus != 1:
         raise UsageError(f"{folder} is a recording, which no GPU runs; leave --gpus {settings.run.gpus} out")
+    if (model := settings.run.gpu_model) is not None:
+        raise UsageError(f"{folder} is a recording, which no GPU runs; leave --gpu-model {model} out")
     if settings.run.shape is not None:
         raise UsageError(f"{folder} is a recording of one shape; leave --shape {settings.run.shape} out")
     if not is_recording(folder):

@@ -158,6 +158,17 @@ def line_of(trial: Trial, default_ms: float | None, *, is_best: bool) -> str:
     return f"{mark}{trial.number + 1:4d}  {trial.candidate.origin:9s}  {outcome}  {config}"
 
 
+def describe_event(event: Mapping[str, Any]) -> str:
+    """What a person should know of an event of :class:`~evotune.progress.JsonLines`; empty if nothing."""
+    if event["event"] == "note":
+        return event["text"]
+    if event["event"] != "trial" or not event["is_best"]:
+        return ""
+    ratio = "" if event["speedup"] is None else f"  {event['speedup']:5.2f}x"
+    done = f"{event['evaluations']} of {event['max_evaluations']}"
+    return f"{done}  {milliseconds(event['latency_ms'])}{ratio}"
+
+
 def print_table(title: str, header: Sequence[str], rows: Sequence[Sequence[str | Text]], console: Console) -> None:
     """A table, or where the terminal is too narrow for it, a line for each cell. The first column names rows,
     and later ones but those of text to the left are numbers."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from evotune.settings import Settings
 
 FOUND, NOTHING_FOUND, WRONG_USE, MACHINE_FAULT, INTERRUPTED = 0, 1, 2, 3, 130
+
+GRAVEST_FIRST = (INTERRUPTED, MACHINE_FAULT, WRONG_USE, NOTHING_FOUND, FOUND)
 
 app = typer.Typer(
     help="Tune GPU kernels: evolving programs, a Gaussian-process screen, and timings you can trust.",
@@ -32,6 +35,11 @@ def _version(
 
         typer.echo(f"evotune {__version__}")
         raise typer.Exit
+
+
+def gravest(codes: Sequence[int]) -> int:
+    """The exit code for several ends together; one that is not documented is the gravest."""
+    return next((code for code in codes if code not in GRAVEST_FIRST), min(codes, key=GRAVEST_FIRST.index))
 
 
 def stdout() -> Any:

@@ -6,14 +6,14 @@ import contextlib
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from evotune.cli import completing
-from evotune.cli.app import INTERRUPTED, NOTHING_FOUND, app, log_to, read_settings, stdout
+from evotune.cli.app import INTERRUPTED, NOTHING_FOUND, app, gravest, log_to, read_settings, stdout
 from evotune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -43,6 +43,12 @@ def run(
     gpus: Annotated[
         str | None, typer.Option(metavar="N|all", help="GPUs of one model that measure at once; 1 if not given.")
     ] = None,
+    gpu_model: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Only GPUs called so measure: a name, or a word of it.")
+    ] = None,
+    per_model: Annotated[
+        bool, typer.Option("--per-model", help="A run for each model of GPU there is, all at the same time.")
+    ] = False,
     engine: Annotated[
         str | None, typer.Option(help="local, or ray to measure on the nodes of a Ray cluster.")
     ] = None,
@@ -145,6 +151,7 @@ def run(
     flags: dict[str, Any] = {
         "run.target": target,
         "run.gpus": int(gpus) if gpus and gpus.isdecimal() else gpus,
+        "run.gpu_model": gpu_model,
         "run.engine": engine,
         "run.ray_address": ray_address,
         "run.shape": shape,
@@ -177,6 +184,12 @@ def run(
         raise UsageError("--dry-run asks no cluster; leave --engine ray out to see what a run here would do")
     if track is not None and settings.run.shapes is not None:
         raise UsageError("--track is for runs of one shape")
+    if per_model:
+        if dry_run:
+            raise UsageError("--dry-run tells of one run; leave --per-model out, and give --gpu-model NAME")
+        options = ["--fresh"] * fresh + (["--track", track] if track else [])
+        _run_models(kernel, settings, options, as_json=as_json, quiet=quiet, progress=progress)
+        return
     if dry_run:
         _dry_run(kernel, settings, fresh=fresh, as_json=as_json)
         return
@@ -236,6 +249,34 @@ def _run_shapes(
     if out is not None and result.program is not None:
         files.write(out, result.program)
     _report(result, lambda: print_shapes(result, stdout()), as_json=as_json)
+
+
+def _run_models(
+    kernel: str, settings: Settings, options: Sequence[str], *, as_json: bool, quiet: bool, progress: str
+) -> None:
+    from evotune.per_model import find_models, tune_each
+    from evotune.result import Result
+    from evotune.terminal import Terminal, describe_event, print_result
+
+    def show(gpu: str, event: Mapping[str, Any]) -> None:
+        if progress == "json":
+            sys.stderr.write(json.dumps({"gpu": gpu, **event}) + "\n")
+        elif event["event"] == "warning":
+            terminal.warn(f"{gpu}: {event['text']}")
+        elif text := describe_event(event):
+            terminal.on_note(f"{gpu}: {text}")
+
+    with Terminal(quiet=quiet) as terminal:
+        log_to(terminal)
+        all_ended = tune_each(kernel, settings, find_models(settings), show, options)
+    if as_json:
+        typer.echo(json.dumps({"gpus": [ended.to_json() for ended in all_ended]}))
+    for ended in [] if as_json else all_ended:
+        if ended.result is not None:
+            print_result(Result.from_json(ended.result), stdout())
+        else:
+            stdout().print(f"{ended.gpu}: {ended.why}", markup=False)
+    raise typer.Exit(gravest([ended.exit_code for ended in all_ended]))
 
 
 def _report(result: Result, show: Callable[[], None], *, as_json: bool) -> None:

@@ -26,7 +26,7 @@ def serve() -> None:
     """Answer requests until the parent closes the channel. Called in the child by the line of
     code that it is started with; the arguments follow that line."""
     entry, fd, parent = sys.argv[2], int(sys.argv[3]), int(sys.argv[4])
-    _die_with(parent)
+    die_with(parent)
     channel = socket.socket(fileno=fd)
     channel.set_inheritable(False)  # a program started from here must not hold it open
     handle: Callable[[Any], Any] | None = None
@@ -45,7 +45,8 @@ def serve() -> None:
         channel.sendall(reply)
 
 
-def _die_with(parent: int) -> None:
+def die_with(parent: int) -> None:
+    """Let this process, whose parent is named, be killed when that ends; call it first of all."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pr_set_pdeathsig = 1  # linux/prctl.h
     ctypes.CDLL(None).prctl(pr_set_pdeathsig, int(signal.SIGKILL), 0, 0, 0)

@@ -8,6 +8,6 @@ hands them jobs.
 
 from evotune.ray.engine import RayEngine
 from evotune.ray.fleet import Fleet
-from evotune.ray.subject import find_subject
+from evotune.ray.subject import find_gpus, find_subject
 
-__all__ = ["Fleet", "RayEngine", "find_subject"]
+__all__ = ["Fleet", "RayEngine", "find_gpus", "find_subject"]

@@ -123,6 +123,7 @@ class Fleet:
             while self._awaits_station and time.monotonic() < began_s + (START_S if self.stations else SETUP_S):
                 time.sleep(0.1)
                 self.members += self._ready(is_start=True)
+                self._start_where_free()  # in place of those that did not start
             if problem := disagreement(self.stations):
                 raise UsageError(
                     f"{problem}, and only timings from like devices can be compared; install the same versions "

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 
-from evotune import content, recipe, subject
+from evotune import content, subject
 from evotune.errors import UsageError
 from evotune.evaluator import Compiler, Evaluator, Portable
 from evotune.gpu.detect import Gpu
@@ -75,8 +75,9 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
     stack.enter_context(cluster.connected(address))
     detect = cache(cluster.detect_gpus)
     found = subject.find_subject(name, settings, gpus=detect)
-    gpus, uses_gpus = settings.run.gpus, recipe.load(found.target).backend == "cuda"
-    parcel = _pack(path, found.target, settings, detect() if uses_gpus else [])
+    gpus, uses_gpus = settings.run.gpus, found.gpu_model is not None
+    same = [gpu for gpu in detect() if gpu.name == found.gpu_model] if uses_gpus else []
+    parcel = _pack(path, found.target, settings, same)
     plan = Plan(
         parcel.open_evaluator,
         parcel.open_compiler,
@@ -85,17 +86,30 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
         uses_gpus=uses_gpus,
         limit=gpus if uses_gpus and gpus != "all" else None,
     )
-    there = sum(node.gpus for node in cluster.nodes())
-    if plan.limit is not None and plan.limit < there:
-        on_note(f"{plan.limit} of the {there} GPUs of the cluster measure; --gpus all takes all")
+    if plan.limit is not None and plan.limit < len(same):
+        on_note(f"{plan.limit} of the {len(same)} {found.gpu_model} of the cluster measure; --gpus all takes all")
     return replace(found, open_evaluator=lambda: _open_evaluator(plan, on_note), open_engine=_open_engine)
+
+
+def find_gpus(address: str | None) -> list[Gpu]:
+    """The GPUs of the cluster at an address.
+
+    Raises:
+        UsageError: There is no cluster.
+        DeviceError: A node does not answer.
+    """
+    with cluster.connected(address):
+        return cluster.detect_gpus()
 
 
 def _pack(kernel: Path, target: str, settings: Settings, gpus: Sequence[Gpu]) -> Parcel:
     file, _ = split_name(kernel)
     plan = content.find(target, content.EVALUATORS)
     files = {file.name: file.read_bytes(), plan.name: plan.read_bytes()}
-    run = settings.run.model_copy(update={"target": plan.name, "gpus": 1})  # a station sees one
+    # A station sees one.
+    run = settings.run.model_copy(
+        update={"target": plan.name, "gpus": 1, "gpu_model": gpus[0].name if gpus else None}
+    )
     settings = settings.model_copy(update={"run": run, "llm": Llm(), "prompt": Prompt()})
     return Parcel(kernel.name, files, settings, gpus)
 

@@ -363,6 +363,20 @@ def test_a_fleet_none_of_whose_devices_works_is_a_fault_of_the_machine(start: Ca
         start(Broken, [], limit=1)
 
 
+def test_a_device_that_the_run_cannot_use_is_replaced_by_another(start: Callable[..., Fleet]) -> None:
+    fits = cluster.nodes()[-1] if cluster.nodes()[-1].cpus else cluster.nodes()[-2]
+
+    class Elsewhere(Toy):
+        def measure(self, config: Any, fidelity: Fidelity) -> Measurement:
+            if mine() != fits.id:
+                raise DeviceError("--gpu-model B200 was asked for and NVIDIA H100 is here")
+            return super().measure(config, fidelity)
+
+    notes: list[str] = []
+    assert [m.node.id for m in start(Elsewhere, notes, limit=1).stations] == [fits.id]
+    assert any("does not start: --gpu-model B200 was asked for" in note for note in notes)
+
+
 @pytest.mark.parametrize("limit", [None, 1])
 def test_each_station_sees_one_gpu_and_no_more_are_taken_than_asked_for(
     start: Callable[..., Fleet], limit: int | None
