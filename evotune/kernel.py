@@ -36,8 +36,8 @@ class CSource:
     """C code of one configuration for the CPU.
 
     ``text`` defines ``void evotune_kernel(const T *in0, …, T *out)``: the arrays of ``inputs`` in
-    order, C-contiguous, then the output, of the reference's shape and dtype. Sizes and tunables are
-    compile-time constants. The function runs on the calling thread only.
+    order, C-contiguous, then the output, of the reference's shape and dtype; another number of parameters
+    does not compile. Sizes and tunables are compile-time constants. The function runs on the calling thread only.
     """
 
     text: str

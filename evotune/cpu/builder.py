@@ -1,4 +1,4 @@
-"""Calls a kernel file's ``build`` in a process of its own: it is a user's code, and may never return."""
+"""Calls a kernel file's functions in a process of its own: they are a user's code, and may never return."""
 
 from __future__ import annotations
 
@@ -7,14 +7,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from evotune.errors import DeviceError, Rejected
 from evotune.kernel import CSource, LoadedKernel, Problem, blame, load_kernel
-from evotune.process import Worker
+from evotune.process import Reply, Worker
 from evotune.space import Config
 
 
 class Builder:
-    """Gives the C code of configurations; may be called from several threads.
+    """Gives the C code of configurations, and how it is called; may be used from several threads.
 
     Args:
         kernel: A kernel file with a ``cpu`` backend.
@@ -28,6 +30,8 @@ class Builder:
         self._lock = threading.Lock()
         self._timeout_s = timeout_s
         self._is_closed = False
+        self._arrays: int | None = None
+        self._is_counted = False
 
     def source(self, config: Config) -> CSource:
         """What ``build`` returns.
@@ -35,10 +39,7 @@ class Builder:
         Raises:
             Rejected: At stage ``build``: it raised, did not return, or returned something else.
         """
-        with self._lock:
-            if self._is_closed:
-                raise DeviceError("the evaluator is closed")
-            reply = self._worker.call(dict(config), self._timeout_s)
+        reply = self._ask({"config": dict(config)})
         if reply.kind == "timeout":
             raise Rejected("build", f"build() did not return within {self._timeout_s:g} s")
         if reply.killed:
@@ -48,6 +49,20 @@ class Builder:
         if "reason" in reply.value:
             raise Rejected("build", reply.value["reason"])
         return CSource(reply.value["text"], tuple(reply.value["flags"]))
+
+    def arrays(self) -> int | None:
+        """With how many arrays a kernel is called; None if ``inputs`` or ``reference`` does not tell."""
+        if not self._is_counted:
+            reply = self._ask({})
+            self._arrays = reply.value.get("arrays") if reply.ok else None
+            self._is_counted = True
+        return self._arrays
+
+    def _ask(self, request: dict[str, Any]) -> Reply:
+        with self._lock:
+            if self._is_closed:
+                raise DeviceError("the evaluator is closed")
+            return self._worker.call(request, self._timeout_s)
 
     def close(self) -> None:
         """Kill the process; who waits for it hears of that. Safe to call twice."""
@@ -63,11 +78,14 @@ class Builder:
 def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, Any]]:
     """Entry of the process: ``setup`` has ``kernel`` (path) and ``problem``."""
     path = Path(setup["kernel"])
-    build = load_kernel(path).backend("cpu").build
+    kernel = load_kernel(path)
+    build = kernel.backend("cpu").build
 
-    def answer(config: dict[str, Any]) -> dict[str, Any]:
+    def answer(request: dict[str, Any]) -> dict[str, Any]:
+        if "config" not in request:
+            return {"arrays": _count(kernel)}
         try:
-            source = build(config, setup["problem"])
+            source = build(request["config"], setup["problem"])
         except Exception as error:  # the user's file may raise anything
             return {"reason": blame(error, path, "build")}
         if not isinstance(source, CSource):
@@ -75,3 +93,10 @@ def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, 
         return {"text": source.text, "flags": list(source.flags)}
 
     return answer
+
+
+def _count(kernel: LoadedKernel) -> int:
+    """Of inputs and the output, at the smallest of the kernel's shapes: it is the same at all."""
+    definition = kernel.definition
+    smallest = min(definition.shapes.values(), key=definition.flops)
+    return len(definition.inputs(smallest, np.random.default_rng(0))) + 1

@@ -138,13 +138,23 @@ class CpuCompiler:
     def _compile(self, digest: str, source: CSource) -> Library:
         text = self._folder.path / f"{digest}.c"
         library = text.with_suffix(".so")
-        text.write_text(source.text, encoding="utf-8")
+        text.write_text(source.text + _call(self._builder.arrays()), encoding="utf-8")
         seconds = self._toolchain.compile(
             text, library, source.flags, timeout_s=self._timeout_s, stop=self._closing
         )
         text.unlink()
         size = code_bytes(library)
         return Library(digest, library, Static(seconds, {} if size is None else {"code_bytes": float(size)}))
+
+
+def _call(arrays: int | None) -> str:
+    """C to put behind a kernel's, which does not compile where that has not so many parameters, and else is no
+    code: the call is not evaluated. What the compiler says of it begins with the name that ``#line`` gives."""
+    if arrays is None:
+        return ""
+    wanted = f"evotune_kernel must have {arrays} parameters, one for each input and one for the output"
+    nulls = ", ".join(["0"] * arrays)
+    return f'\n#line 1 "{wanted}"\nenum {{ evotune_call = sizeof(evotune_kernel({nulls}), 0) }};\n'
 
 
 def _key(config: Config) -> str:

@@ -66,6 +66,9 @@ VARIANTS = {
     "prints": "printf(\"hello from the kernel\\n\"); fflush(stdout); " + LOOP,
     "syntax": "this is not C;",
     "undefined": "no_such_function(); " + LOOP,
+    "one_too_many": LOOP,
+    "one_too_few": "for (int i = 0; i < N; i++) out[i] = 2 * x[i];",
+    "no_prototype": "",
 }  # fmt: skip
 
 TEMPLATE = """
@@ -85,9 +88,15 @@ static void *work(void *p) {{
     return 0;
 }}
 static void *forever(void *p) {{ for (;;) pause(); return p; }}
-void {symbol}(const T *x, const T *z, T *out) {{ (void)work; (void)forever; {body} }}
+void {symbol}({parameters}) {{ (void)work; (void)forever; {body} }}
 """
 
+
+PARAMETERS = {
+    "one_too_many": "const T *x, const T *z, T *out, T *scratch",
+    "one_too_few": "const T *x, T *out",
+    "no_prototype": "",
+}
 
 # Wrong, and faster than "slower", or as fast as "right".
 PLANTED = [
@@ -124,6 +133,7 @@ def build(config: Config, problem: Problem) -> Any:
         loop=LOOP,
         symbol="another_name" if variant == "no_symbol" else "evotune_kernel",
         body=VARIANTS.get(variant, LOOP),
+        parameters=PARAMETERS.get(variant, "const T *x, const T *z, T *out"),
     )
     if variant == "build_returns_text":
         return text

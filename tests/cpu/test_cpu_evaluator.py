@@ -21,6 +21,7 @@ import evotune.cpu
 from evotune.cpu import Compiler, CpuCompiler, CpuEvaluator, find_compiler
 from evotune.cpu.builder import Builder
 from evotune.cpu.inputs import GuardedArray, Inputs, compare
+from evotune.cpu.toolchain import code_bytes
 from evotune.cpu.worker import Harness, Session
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.interval import MAX_BLOCKS
@@ -237,6 +238,8 @@ def test_a_guarded_array_notices_one_byte_on_either_side(shape: tuple[int, ...])
         ("syntax", "compile", "error"),
         ("undefined", "compile", "no_such_function"),
         ("unknown_flag", "compile", "-fwombat"),
+        ("one_too_many", "compile", "must have 3 parameters, one for each input and one for the output"),
+        ("one_too_few", "compile", "must have 3 parameters, one for each input and one for the output"),
         ("build_raises", "build", "ValueError: no such tile"),
         ("build_returns_text", "build", "returned str"),
     ],
@@ -252,6 +255,24 @@ def test_what_cannot_be_built_is_rejected_with_the_reason(
         assert len(caught.value.reason) <= 400
         assert "/" not in caught.value.reason.replace("/usr/bin", "")
     assert cpu.measure(config(variant), LOW).failed_stage == stage
+
+
+def test_counting_a_kernels_parameters_changes_neither_its_code_nor_its_lines(
+    cpu: CpuEvaluator, kernel: LoadedKernel, tmp_path: Path
+) -> None:
+    compiled = cpu._compiler.library(config()).path
+    source = kernel.backend("cpu").build(config(), kernel.problem(None, "cpu"))
+    alone = tmp_path / compiled.with_suffix(".c").name
+    alone.write_text(source.text)
+    cpu._compiler._toolchain.compile(alone, tmp_path / "alone.so", source.flags, timeout_s=60)
+    assert code_bytes(tmp_path / "alone.so") == code_bytes(compiled)
+    last = len(source.text.splitlines())
+    with pytest.raises(Rejected, match=rf"^compile: \w+\.c:{last}:"):
+        cpu.compile(config("syntax"))
+
+
+def test_a_kernel_that_leaves_its_parameters_open_is_measured(cpu: CpuEvaluator) -> None:
+    assert cpu.measure(config("no_prototype"), LOW).failed_stage == "incorrect"
 
 
 def test_a_library_without_the_kernel_is_rejected_not_called(cpu: CpuEvaluator) -> None:
