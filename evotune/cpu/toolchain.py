@@ -67,7 +67,8 @@ def find_compiler(folder: Path) -> Compiler:
     """The compiler in ``$CC``, else ``cc``, ``gcc`` or ``clang`` on the path, else the ziglang wheel.
 
     Args:
-        folder: Where probes are compiled; a compiler without a cache of its own keeps it there.
+        folder: Where probes are compiled. Compilers have their temporary files there, which one that is killed
+            leaves behind, and one without a cache of its own keeps it there.
 
     Raises:
         UsageError: There is none, or it does not work; says how to get one.
@@ -75,7 +76,7 @@ def find_compiler(folder: Path) -> Compiler:
     problems: list[str] = []
     for argv, environment in _candidates(folder):
         try:
-            return _probe(argv, environment, folder)
+            return _probe(argv, {"TMPDIR": str(folder), **environment}, folder)
         except Rejected as rejected:
             problems.append(f"{shlex.join(argv)!r} does not compile a test program: {rejected.reason}")
     found = "; ".join(problems) or "none of cc, gcc and clang is on the PATH and $CC is not set"

@@ -81,7 +81,10 @@ class CrossCompiler:
         self._arguments: Any = None
         self._arguments_lock = threading.Lock()
         self._folder = Scratch("triton")
-        environment = {"TRITON_CACHE_DIR": str(triton_cache or self._folder.path)}
+        environment = {
+            "TRITON_CACHE_DIR": str(triton_cache or self._folder.path),
+            "TMPDIR": str(self._folder.path),  # who is killed leaves what was to be assembled
+        }
         setup = {"kernel": str(kernel.path.resolve()), "problem": self._problem}
         self.jobs = jobs or len(os.sched_getaffinity(0))
         self._workers = [

@@ -95,6 +95,7 @@ class CudaEvaluator:
         environment = {
             "CUDA_VISIBLE_DEVICES": gpu.uuid or str(gpu.index),
             "TRITON_CACHE_DIR": str(self._compiler.triton_cache),
+            "TMPDIR": str(self._compiler.triton_cache),
         }
         setup = {**setup, "uuid": gpu.uuid}
         return Worker(self.worker_entry, setup, setup_timeout_s=SETUP_TIMEOUT_S, environment=environment)

@@ -438,7 +438,8 @@ def test_closing_during_a_compile_leaves_no_file_and_no_process(
     kernel: LoadedKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = leftovers(set())
-    monkeypatch.setenv("CC", compiler_that_first(f"touch {tmp_path}/started; sleep 60", tmp_path))
+    temporary = f"mktemp >{tmp_path}/name; mv {tmp_path}/name {tmp_path}/started"
+    monkeypatch.setenv("CC", compiler_that_first(f"{temporary}; sleep 60", tmp_path))
     cpu = CpuEvaluator(kernel, kernel.problem(None, "cpu"), fidelities=[LOW])
     pid = worker_pid(cpu)
     with ThreadPoolExecutor(1) as pool:
@@ -449,6 +450,7 @@ def test_closing_during_a_compile_leaves_no_file_and_no_process(
         assert isinstance(running.exception(), Rejected)
     cpu.close()
     assert not leftovers(before)
+    assert not Path((tmp_path / "started").read_text().strip()).exists()
     assert not Path(f"/proc/{pid}").exists()
     with pytest.raises(DeviceError, match="closed"):
         cpu.measure(config(), LOW)

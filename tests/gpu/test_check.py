@@ -9,6 +9,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -120,13 +121,18 @@ def test_a_failure_names_its_stage_and_reason(
 
 
 @needs_triton
-def test_a_hanging_compilation_is_killed_and_the_next_one_runs(cache: Path) -> None:
+def test_a_hanging_compilation_is_killed_and_the_next_one_runs_and_no_file_is_left(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
     kernel = load_kernel(SCALE)
     with CrossCompiler(kernel, kernel.problem(None, "cuda"), jobs=1, cache=cache, timeout_s=1.0) as compiler:
         with pytest.raises(Rejected, match="timeout"):
             compiler.compile(config("hangs"), H100)
         with pytest.raises(Rejected, match="no such tile"):
             compiler.compile(config("build_raises", block=256), H100)
+    assert not list(tmp_path.iterdir())
 
 
 @needs_triton

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Mapping
 from importlib import import_module
@@ -50,6 +51,7 @@ def build(config: Config, problem: Problem) -> Any:
         if variant == "full_disk":
             raise OSError(28, "No space left on device")
         if variant == "hangs":
+            tempfile.mkstemp(suffix=".ptx")  # as Triton does for the assembler
             time.sleep(60)
         if variant == "dies":
             os.abort()
