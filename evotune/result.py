@@ -25,6 +25,11 @@ STOPPED = {
 }
 
 
+def why_ended(state: str) -> str:
+    """Why a run ended, or how it stands, for a person: of ``Result.stopped`` and ``RunSummary.state``."""
+    return STOPPED.get(state, state)
+
+
 @dataclass(frozen=True)
 class Result:
     """What a run found, in the shape of ``evotune run --json``; see the README for its fields."""

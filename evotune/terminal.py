@@ -20,7 +20,7 @@ from rich.text import Text
 
 from evotune.interval import verdict
 from evotune.progress import Progress, Watch, sparkline
-from evotune.result import STOPPED
+from evotune.result import why_ended
 from evotune.trial import Trial
 
 if TYPE_CHECKING:
@@ -224,7 +224,7 @@ def print_end(result: Result, console: Console) -> None:
     if usage := usage_of(result.llm):
         asked = dict.fromkeys((result.llm["provider"], result.llm["model"]))
         console.print(f"model {' '.join(asked)}: {usage}")
-    ended = f"ended after {result.seconds:.1f} s: {STOPPED.get(result.stopped, result.stopped)}"
+    ended = f"ended after {result.seconds:.1f} s: {why_ended(result.stopped)}"
     console.print(f"{ended}; run {result.run_id} in {result.journal}")
 
 

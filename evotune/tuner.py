@@ -14,7 +14,7 @@ from evotune.evaluator import STATIC, Evaluator
 from evotune.interval import latency_ci95_ms, ratio_ci95, verdict
 from evotune.journal import Run
 from evotune.proposers import Feedback, Searcher
-from evotune.result import Result, commonest_reasons
+from evotune.result import Result, commonest_reasons, why_ended
 from evotune.space import Config
 from evotune.trial import Fidelity, Measurement, Trial, incumbent, ranked, standing
 
@@ -121,7 +121,7 @@ class Tuner:
         try:
             stopped = self._search(waiting)
             for observer in self._observers:
-                observer.on_note(f"the search was stopped by {stopped}; finals")
+                observer.on_note(f"end of the search: {why_ended(stopped)}; finals")
             self._engine.cancel()
             result = self._conclude(stopped, self._hold_finals())
         except KeyboardInterrupt:

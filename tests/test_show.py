@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import re
 import sys
+from dataclasses import replace
 
 import pytest
 
 from evotune import history, showing
 from evotune.cli import main
+from evotune.export import find
 from evotune.journal import Journal, LlmCall, Rejection
 from evotune.openevolve_tuner import OpenEvolveTuner
 from evotune.trial import Candidate, Measurement, Static, Trial
@@ -257,10 +259,33 @@ def test_all_runs_are_listed_the_latest_first(tmp_path, monkeypatch, capsys):
     assert code == 0
     first, second = (out.index(i) for i in reversed(ids))
     assert first < second
-    assert "ended by evaluations, 1 evaluation " in flat(out)
+    assert "1 evaluation; the evaluations were used up " in flat(out)
     assert "target h100: best 1.005 ms" in out
     _, text, _ = command(monkeypatch, capsys, "--all", "--journal", path, "--json")
     assert [r["run_id"] for r in json.loads(text)["runs"]] == ids[::-1]
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("evaluations", "the evaluations were used up"),
+        ("seconds", "the time was used up"),
+        ("exhausted", "every legal configuration was evaluated"),
+        ("target", "the latency that was asked for was reached"),
+        ("roofline", "the share of the roofline that was asked for was reached"),
+        ("no progress", "there was no new best for as many evaluations as were asked for"),
+        ("interrupted", "it was interrupted"),
+        ("let go", "its process ended without a result"),
+        ("cut off", "it was cut off"),
+        ("running", "it goes on"),
+    ],
+)
+def test_why_a_run_ended_is_told_in_words(tmp_path, state, said):
+    run = family(tmp_path / "j.db")
+    run = replace(run, summary=replace(run.summary, state=state))
+    assert f"3 evaluations; {said}" in flat(showing.runs_text([run.summary], tmp_path / "j.db"))
+    assert f"state {said}" in flat(showing.run_text(run, tmp_path / "j.db"))
+    assert f"best so far: {said}" in find([run]).winners[0].comments()[1]
 
 
 def test_wrong_use_is_told_and_ends_with_2(tmp_path, monkeypatch, capsys):

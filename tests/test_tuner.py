@@ -84,10 +84,12 @@ def test_the_whole_budget_is_spent_and_the_best_of_it_is_reported(tmp_path, thre
 
 
 def test_a_space_that_is_exhausted_ends_the_run_with_its_optimum(tmp_path):
-    result = run(tmp_path / "j.db", 10_000)
+    listener = Listener()
+    result = run(tmp_path / "j.db", 10_000, listener=listener)
     assert result.stopped == "exhausted"
     assert result.evaluations == SPACE.cardinality
     assert result.best["config"] == BEST
+    assert listener.notes == ["end of the search: every legal configuration was evaluated; finals"]
 
 
 def test_a_failed_trial_is_counted_and_is_never_the_incumbent(tmp_path):

@@ -16,7 +16,7 @@ from evotune.doctor.row import Row, fail, ok, warn
 from evotune.gpu.compiler import default_cache
 from evotune.journal import SCHEMA_VERSION
 from evotune.process.owner import is_alive
-from evotune.result import STOPPED
+from evotune.result import why_ended
 
 CHECK_S = 8.0  # PRAGMA integrity_check reads every page: about a second for 300 MB
 FAIL_BYTES, WARN_BYTES = 100 << 20, 1 << 30  # a run's journal and compiled code are tens of megabytes
@@ -78,7 +78,7 @@ def _runs(db: sqlite3.Connection) -> Row:
         return ok("runs", "none yet")
     run_id, kernel, created_s, _, stopped = rows[-1]
     started = datetime.fromtimestamp(created_s).strftime("%Y-%m-%d %H:%M")  # local time, for a person
-    ended = STOPPED.get(stopped, stopped) if stopped else "it has not ended"
+    ended = why_ended(stopped) if stopped else "it has not ended"
     last = f"{len(rows)}, the last is {run_id} of {kernel}, {started}: {ended}"
     working = [f"{r[0]} (process {r[3].split()[1]})" for r in rows if r[3] and is_alive(r[3])]
     cut_off = [str(r[0]) for r in rows if r[4] in (None, "interrupted") and not (r[3] and is_alive(r[3]))]

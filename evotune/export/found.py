@@ -11,6 +11,7 @@ from typing import Any
 from evotune import __version__
 from evotune.errors import UsageError
 from evotune.history import RunHistory
+from evotune.result import why_ended
 from evotune.space import Config, Value
 
 PROVENANCE: Mapping[str, str] = {
@@ -58,7 +59,7 @@ class Winner:
             low, high = self.speedup_ci95
             found += f"; {self.speedup:.3f}x the default [{low:.3f}, {high:.3f}]"
         elif self.run.result is None:
-            found += f"; best so far, the run is {summary.state}"
+            found += f"; best so far: {why_ended(summary.state)}"
         versions = {"evotune": __version__, **self.run.description.get("versions", {})}
         provenance = PROVENANCE.get(self.run.provenance or "", "of unknown provenance")
         lines = [
@@ -103,8 +104,8 @@ def _check(runs: Sequence[RunHistory]) -> None:
         summary = run.summary
         if run.shapes and run.result is None:
             raise UsageError(
-                f"run {summary.run_id} over the shapes {', '.join(run.shapes)} is {summary.state}: its program is "
-                "written at its end; the same command goes on from where it stands"
+                f"run {summary.run_id} over the shapes {', '.join(run.shapes)} has no program yet, which is "
+                f"written at its end: {why_ended(summary.state)}"
             )
         if run.shapes and len(runs) > 1:
             raise UsageError(f"run {summary.run_id} is over several shapes already; export it alone")

@@ -8,7 +8,7 @@ async function ask() {
   try {
     const state = await (await fetch("state.json", { cache: "no-store" })).json();
     if (state.revision !== status.dataset.revision) await renew();
-    const said = `${state.is_running ? "Live" : "The run does not go on"}: ${state.evaluations} evaluations, ${state.state}.`;
+    const said = `${state.is_running ? "Live" : "The run does not go on"}: ${state.evaluations} evaluations; ${state.state}.`;
     if (status.textContent !== said) status.textContent = said;
   } catch {
     status.textContent = "Nobody answers any more: this is what was known last.";

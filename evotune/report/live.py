@@ -17,6 +17,7 @@ from evotune.report.belief import Belief
 from evotune.report.kept import load
 from evotune.report.page import text_of
 from evotune.report.view import View
+from evotune.result import why_ended
 
 ADDRESS = "127.0.0.1"
 # Learning takes a second of a core that may be timing kernels: only after so many more trials, or at the end.
@@ -55,7 +56,7 @@ class Live:
         return {
             "revision": f"{summary.evaluations} {summary.state} {len(found.notes)} {len(found.llm_calls)}",
             "evaluations": summary.evaluations,
-            "state": summary.state,
+            "state": why_ended(summary.state),
             "is_running": summary.is_running,
         }
 

@@ -13,7 +13,7 @@ from evotune.facts import BUDGETS, GIVEN
 from evotune.history import RunHistory
 from evotune.interval import ratio_ci95, verdict
 from evotune.report.kept import kept
-from evotune.result import STOPPED
+from evotune.result import why_ended
 
 # What a person should know of timings before they are believed.
 PROVENANCE: Mapping[str, str] = {
@@ -62,7 +62,6 @@ def summary(history: RunHistory) -> Summary:
         if default and default.best and history.incumbent and history.incumbent.best:
             same = history.incumbent.config == default.config
             speedup, interval = (1.0, None) if same else ratio_ci95(default.best, history.incumbent.best)
-    state = history.summary.state
     return Summary(
         title=history.summary.kernel,
         best=best,
@@ -74,7 +73,7 @@ def summary(history: RunHistory) -> Summary:
         verdict=_verdict(history, interval),
         is_final=result is not None and result["stopped"] != "interrupted",
         provenance=history.provenance,
-        ended=STOPPED.get(state, state),
+        ended=why_ended(history.summary.state),
         created=_moment(history.summary.created_s),
     )
 

@@ -13,11 +13,11 @@ from evotune.history import RunHistory, RunSummary
 from evotune.report.cost import costs
 from evotune.report.kept import KINDS
 from evotune.report.summary import Summary, command, summary
+from evotune.result import commonest_reasons, why_ended
 from evotune.showing.objects import default_of, failures_of, formats_of, parents_of
 from evotune.showing.page import Page, changes, config_of, count, difference, listed, minute, pairs
 from evotune.terminal import milliseconds
 from evotune.trial import Measurement, Trial
-from evotune.tuner import commonest_reasons
 
 # Where runs are recorded unless they are told otherwise: `run.journal` in config.yaml.
 JOURNAL = Path(".evotune/journal.db")
@@ -31,14 +31,10 @@ def runs_text(runs: Sequence[RunSummary], journal: Path) -> str:
     for run in runs:
         found = [f"best {milliseconds(run.best_ms)}"] if run.best_ms is not None else ["nothing valid so far"]
         found += [f"{run.speedup:.3f}x the default"] if run.speedup is not None else []
-        page.text(f"{run.run_id}  {minute(run.last_s)}  {_state(run)}, {count(run.evaluations, 'evaluation')}")
+        done = f"{count(run.evaluations, 'evaluation')}; {why_ended(run.state)}"
+        page.text(f"{run.run_id}  {minute(run.last_s)}  {done}")
         page.text(f"{run.kernel} on {run.device}, target {run.target}: {', '.join(found)}", indent=2)
     return str(page)
-
-
-def _state(run: RunSummary) -> str:
-    is_sentence = run.stopped is None or run.stopped in ("exhausted", "interrupted")
-    return run.state if run.is_running or is_sentence else f"ended by {run.state}"
 
 
 def run_text(run: RunHistory, journal: Path) -> str:

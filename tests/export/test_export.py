@@ -252,7 +252,7 @@ def test_the_best_so_far_of_an_unfinished_run_is_exported_and_called_that(tmp_pa
     write(tmp_path / "j.db", [MATMUL, BEST], result=False)
     text = exported(tmp_path / "j.db", "triton").text
     assert eval(text, {"triton": triton()}).num_warps == 8
-    assert "best so far, the run is let go" in text
+    assert "best so far: its process ended without a result" in text
     assert json.loads(exported(tmp_path / "j.db", "json").text)["configs"][0]["speedup"] is None
 
 
