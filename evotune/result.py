@@ -24,6 +24,9 @@ STOPPED = {
     "cut off": "it was cut off; the same command goes on from there",
 }
 
+# Of a run whose best is the default: also if another was a little faster, but not beyond noise.
+NOTHING_FASTER = "nothing was faster than the default, as far as the measurements can tell"
+
 
 def why_ended(state: str) -> str:
     """Why a run ended, or how it stands, for a person: of ``Result.stopped`` and ``RunSummary.state``."""

@@ -20,7 +20,7 @@ from rich.text import Text
 
 from evotune.interval import verdict
 from evotune.progress import Progress, Watch, sparkline
-from evotune.result import why_ended
+from evotune.result import NOTHING_FASTER, why_ended
 from evotune.trial import Trial
 
 if TYPE_CHECKING:
@@ -202,7 +202,10 @@ def print_result(result: Result, console: Console) -> None:
         rows.append([name, str(before), Text(str(value), style="bold" if value != before else "")])
     title = f"{result.kernel} on {result.device} ({result.provenance})"
     print_table(title, ["", "default", "best"], rows, console)
-    if result.speedup is not None and result.speedup_ci95 is not None:
+    is_default = result.best is not None and best["config"] == result.default["config"]
+    if is_default:
+        console.print(NOTHING_FASTER)
+    elif result.speedup is not None and result.speedup_ci95 is not None:
         low, high = result.speedup_ci95
         word = verdict(result.speedup_ci95)
         console.print(f"speed-up {result.speedup:.3f}x, 95 % interval [{low:.3f}, {high:.3f}]: {word}")
@@ -210,7 +213,7 @@ def print_result(result: Result, console: Console) -> None:
     if result.best is None:
         console.print("no valid configuration was found" if result.evaluations else "nothing was evaluated")
     else:
-        console.print("\nconfig to paste:", style="bold")
+        console.print(f"\nconfig to paste{', the default' if is_default else ''}:", style="bold")
         console.print(Text(repr(dict(best["config"]))))
 
 

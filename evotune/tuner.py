@@ -255,7 +255,8 @@ class Tuner:
         """Measure the best trials and the default in alternating rounds.
 
         The winner then meets the default alone once more, so that the ratio that is reported does
-        not come from the samples that chose the winner. If it loses there, the default stays.
+        not come from the samples that chose the winner. If it is not faster there beyond noise, the
+        default stays.
         """
         default = self._default_trial()
         entered = ranked(self.trials, self._top_rank)[: self._finals.count]
@@ -267,13 +268,23 @@ class Tuner:
         winner = min((t for t in entered if t.number in measured), key=lambda t: measured[t.number].latency_ms)
         if default is not None and default.number in measured and winner is not default:
             measured |= self._interleave([winner, default])
-            if default.number in measured and self._has_lost(measured[winner.number], measured[default.number]):
+            ratio, interval = ratio_ci95(measured[default.number], measured[winner.number])
+            if verdict(interval) != "faster":
+                self._note_tie(winner, ratio, interval)
                 winner = default
         self._run.append_measurements(measured)
         return Podium(winner, measured)
 
-    def _has_lost(self, winner: Measurement, default: Measurement) -> bool:
-        return verdict(ratio_ci95(default, winner)[1]) == "slower"
+    def _note_tie(self, nearest: Trial, ratio: float, interval: tuple[float, float]) -> None:
+        """Say what the result does not: how near to being faster than the default another one came."""
+        low, high = interval
+        text = (
+            f"trial {nearest.number + 1} is {ratio:.4f} times as fast as the default, 95 % interval [{low:.4f}, "
+            f"{high:.4f}]: not faster beyond noise, so the default stays"
+        )
+        self._run.note("finals", text)
+        for observer in self._observers:
+            observer.on_note(text)
 
     def _interleave(self, trials: Sequence[Trial]) -> dict[int, Measurement]:
         measured = self._evaluator.interleave([t.config for t in trials], self._finals.fidelity)

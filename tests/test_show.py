@@ -14,8 +14,10 @@ from evotune.cli import main
 from evotune.export import find
 from evotune.journal import Journal, LlmCall, Rejection
 from evotune.openevolve_tuner import OpenEvolveTuner
+from evotune.terminal import Output, print_result
 from evotune.trial import Candidate, Measurement, Static, Trial
 from tests.export.journals import MATMUL, PROBLEM, write, write_shapes
+from tests.test_tuner import Noisy
 from tests.test_tuner import run as tune
 from tests.toy import LADDER, SPACE, ToyEvaluator
 
@@ -193,6 +195,19 @@ def test_a_run_in_which_nothing_worked_says_so_and_why(tmp_path):
     assert "default failed: incorrect: off by one" in said
     assert "2 x incorrect: off by one" in said
     assert "evotune export" not in said
+
+
+def test_where_nothing_was_faster_beyond_noise_the_default_is_what_is_told_to_paste(tmp_path, capsys):
+    result = tune(tmp_path / "j.db", 20, Noisy())
+    run, said = history.load(tmp_path / "j.db"), "nothing was faster than the default, as far as the measurements"
+    assert f"speed-up {said}" in flat(showing.run_text(run, tmp_path / "j.db"))
+    assert "so the default stays" in flat(showing.run_text(run, tmp_path / "j.db"))
+    assert f"; the default: {said}" in find([run]).winners[0].comments()[1]
+    print_result(result, Output())
+    printed = capsys.readouterr().out
+    assert said in printed
+    assert "1.000x" not in printed
+    assert printed.endswith(f"config to paste, the default:\n{dict(SPACE.default)}\n")
 
 
 def test_a_run_without_a_trial_is_shown(tmp_path):

@@ -1,10 +1,12 @@
 import math
+import random
+import re
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from evotune import MultiFidelityBayesianSearch
+from evotune import MultiFidelityBayesianSearch, history
 from evotune.baselines import BASELINES
 from evotune.budget import Budget
 from evotune.engine import InlineEngine, LocalEngine
@@ -245,6 +247,31 @@ def test_a_winner_that_loses_against_the_default_at_last_is_not_the_best(tmp_pat
     result = run(tmp_path / "j.db", 30, Luck())
     assert result.best["config"] == result.default["config"] == dict(SPACE.default)
     assert (result.speedup, result.speedup_ci95) == (1.0, (1.0, 1.0))
+
+
+class Noisy(ToyEvaluator):
+    """In the finals the default is 2 % slower than the others, and all vary by a fifth from round to round."""
+
+    def interleave(self, configs, fidelity):
+        rng = random.Random(0)
+        medians_ms = [1.02 if c == SPACE.default else 1.0 for c in configs]
+        samples_ms = [tuple(ms * math.exp(rng.gauss(0, 0.2)) for _ in range(64)) for ms in medians_ms]
+        return [Measurement(fidelity, "measured", samples) for samples in samples_ms]
+
+
+def test_one_that_is_not_faster_than_the_default_beyond_noise_is_not_the_best_and_is_told(tmp_path):
+    listener = Listener()
+    result = run(tmp_path / "j.db", 20, Noisy(), listener=listener)
+    assert result.best["config"] == result.default["config"] == dict(SPACE.default)
+    assert result.best["latency_ms"] == result.default["latency_ms"]
+    assert (result.speedup, result.speedup_ci95) == (1.0, (1.0, 1.0))
+    (note,) = history.load(tmp_path / "j.db").notes
+    assert listener.notes[-1] == note.text
+    assert re.fullmatch(
+        r"trial \d+ is \d\.\d{4} times as fast as the default, 95 % interval \[0\.\d{4}, 1\.\d{4}\]: "
+        "not faster beyond noise, so the default stays",
+        note.text,
+    )
 
 
 @pytest.mark.parametrize("stops", [[9], [33], [20, 31, 44], [52]])

@@ -11,7 +11,7 @@ from typing import Any
 from evotune import __version__
 from evotune.errors import UsageError
 from evotune.history import RunHistory
-from evotune.result import why_ended
+from evotune.result import NOTHING_FASTER, why_ended
 from evotune.space import Config, Value
 
 PROVENANCE: Mapping[str, str] = {
@@ -49,13 +49,21 @@ class Winner:
     speedup: float | None
     speedup_ci95: Sequence[float] | None
 
+    @property
+    def is_default(self) -> bool:
+        """Whether it is the default itself."""
+        default = self.run.default
+        return default is not None and self.shape is None and self.config == default.config
+
     def comments(self) -> list[str]:
         """What a reader of the configuration has to know, in lines without a mark of comment."""
         summary, (low_ms, high_ms) = self.run.summary, self.ci95_ms
         named = f"{self.shape}: " if self.shape else ""
         sizes = f" ({', '.join(f'{n}={v}' for n, v in self.problem.items())})" if self.problem else ""
         found = f"{self.latency_ms:.4g} ms, 95 % interval [{low_ms:.4g}, {high_ms:.4g}]"
-        if self.speedup is not None and self.speedup_ci95 is not None:
+        if self.is_default and self.run.result is not None:
+            found += f"; the default: {NOTHING_FASTER}"
+        elif self.speedup is not None and self.speedup_ci95 is not None:
             low, high = self.speedup_ci95
             found += f"; {self.speedup:.3f}x the default [{low:.3f}, {high:.3f}]"
         elif self.run.result is None:

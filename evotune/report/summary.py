@@ -13,7 +13,7 @@ from evotune.facts import BUDGETS, GIVEN
 from evotune.history import RunHistory
 from evotune.interval import ratio_ci95, verdict
 from evotune.report.kept import kept
-from evotune.result import why_ended
+from evotune.result import NOTHING_FASTER, why_ended
 
 # What a person should know of timings before they are believed.
 PROVENANCE: Mapping[str, str] = {
@@ -46,6 +46,11 @@ class Summary:
     provenance: str | None
     ended: str
     created: str
+
+    @property
+    def is_default(self) -> bool:
+        """Whether the best is the default itself."""
+        return self.best is not None and self.best["config"] == self.default
 
 
 def summary(history: RunHistory) -> Summary:
@@ -125,7 +130,7 @@ def _verdict(history: RunHistory, interval: Sequence[float] | None) -> str | Non
     if history.best is None or interval is None:
         return None
     if history.best["config"] == _default_config(history):
-        return "nothing was faster than the default"
+        return NOTHING_FASTER
     return VERDICTS[verdict((interval[0], interval[1]))]
 
 

@@ -80,7 +80,9 @@ def _found(page: Page, run: RunHistory, head: Summary) -> None:
         page.row("default", default)
         interval = f"95 % interval [{low_ms:.4g}, {high_ms:.4g}] ms"
         page.row("best", f"{milliseconds(head.best['latency_ms'])}, {interval}{by}")
-    if head.speedup is not None and head.speedup_ci95 is not None:
+    if head.is_default:
+        page.row("speed-up", head.verdict or "")
+    elif head.speedup is not None and head.speedup_ci95 is not None:
         low, high = head.speedup_ci95
         page.row("speed-up", f"{head.speedup:.3f}x, 95 % interval [{low:.3f}, {high:.3f}]: {head.verdict or ''}")
     if head.best is not None and not head.is_final:

@@ -84,6 +84,21 @@ def test_every_kind_of_run_has_a_page_that_needs_nothing_else(pages, kind):
     assert "None" not in re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
 
 
+def test_a_default_that_stayed_is_called_that_and_no_ratio_to_itself_is_told():
+    told = {"config": {"tile": 1}, "latency_ms": 2.0}
+    result = {"best": {**told, "ci95_ms": [1.9, 2.1]}, "default": told, "speedup": 1.0, "speedup_ci95": [1.0, 1.0]}
+    history = history_of(
+        trial(0, {"tile": 1}, timed(HIGH, 2), origin="default"),
+        trial(1, {"tile": 2}, timed(HIGH, 2)),
+        result={**result, "stopped": "evaluations", "seconds": 1.0},
+    )
+    said = part(text_of(View(history), JOURNAL), "summary")
+    assert "2 ms, the default" in said
+    assert "The best is the default: nothing was faster than the default, as far as" in said
+    assert "times as fast" not in said
+    assert "interval" not in said
+
+
 def test_nothing_is_said_that_is_not_known(pages):
     assert "Nothing valid was found yet" in part(pages["no trial"], "summary")
     assert "every trial failed" in part(pages["only failures"], "best")
