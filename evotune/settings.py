@@ -92,6 +92,18 @@ class Islands(Section):
     exploration_ratio: Share = 0.1
     exploitation_ratio: Share = 0.9
 
+    def problem(self) -> str | None:
+        """What is wrong with the two shares together: OpenEvolve would cut the second one off in silence."""
+        random, archive = self.exploration_ratio, self.exploitation_ratio
+        if random + archive <= 1 + 1e-6:  # thirds may be written with six digits
+            return None
+        return (
+            f"islands.exploration_ratio is {random:g} and islands.exploitation_ratio is {archive:g}, together "
+            f"{random + archive:g}; they should be 1 at most, as they are the shares of parents that are drawn at "
+            "random and from the archive, and what is left of 1 is drawn by score. Lower one of them, say "
+            f"islands.exploitation_ratio to {1 - random:g}"
+        )
+
 
 class Llm(Section):
     """The language model: which one, how often, and at what cost."""
@@ -186,7 +198,11 @@ def load(path: Path | None, flags: Mapping[str, Any], environ: Mapping[str, str]
             merged.setdefault(section, {}).update(values)
     if wrong:
         raise UsageError("\n".join(wrong))
-    return Settings.model_validate(merged)
+    found = Settings.model_validate(merged)
+    # Only here, as one of them may be of the file and the other of the environment.
+    if problem := found.islands.problem():
+        raise UsageError(problem)
+    return found
 
 
 @dataclass(frozen=True)

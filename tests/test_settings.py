@@ -151,6 +151,18 @@ def test_all_mistakes_of_all_sources_are_in_one_message(write) -> None:
     assert "EVOTUNE_LLM_TEMPRATURE is not known (did you mean 'EVOTUNE_LLM_TEMPERATURE'?)" in message
 
 
+def test_shares_of_parents_are_one_at_most_together_wherever_each_is_set(write) -> None:
+    message = _message(write("islands: {exploration_ratio: 0.5}"))
+    for part in ("exploration_ratio is 0.5", "exploitation_ratio is 0.9", "1.4", "exploitation_ratio to 0.5"):
+        assert part in message
+    _message(write("islands: {exploitation_ratio: 0.6}"), environ={"EVOTUNE_ISLANDS_EXPLORATION_RATIO": "0.5"})
+    both = load(
+        write("islands: {exploitation_ratio: 0.666667}"), {}, {"EVOTUNE_ISLANDS_EXPLORATION_RATIO": "0.333333"}
+    )
+    assert (both.islands.exploration_ratio, both.islands.exploitation_ratio) == (0.333333, 0.666667)
+    assert load(write("islands: {exploration_ratio: 0.5, exploitation_ratio: 0.2}"), {}, {}).islands.count == 2
+
+
 def test_a_flag_is_named_as_the_command_line_has_it() -> None:
     assert _message(None, {"llm.on_error": "ignore"}).startswith("--on-llm-error is 'ignore'; it should be 'fail'")
 
