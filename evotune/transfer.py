@@ -14,6 +14,7 @@ from typing import Any
 from evotune import content
 from evotune.errors import UsageError
 from evotune.journal import Journal
+from evotune.reading import is_empty, read
 from evotune.replay import Recording, load_recording
 from evotune.space import Config, ConfigSpace
 from evotune.surrogate import Source
@@ -94,12 +95,19 @@ def _of_recording(given: str, kernels: Sequence[str]) -> Tried:
 
 
 def _of_journal(path: Path, kernels: Sequence[str], itself: tuple[str, Mapping[str, Any]], losses: Losses) -> Tried:
-    if not path.stat().st_size:
+    if is_empty(path):
         raise UsageError(f"{path} is empty; a journal or a recording of {_listed(kernels)} is wanted")
-    with _opened(path) as journal:
+
+    def look(journal: Journal) -> tuple[Sequence[tuple[Any, ...]], Sequence[Sequence[Trial]]]:
         runs = journal.read("SELECT id, kernel, source_hash, description FROM run ORDER BY created_s, id")
         fitting = [run for run, kernel, *described in runs if kernel in kernels and not _is(itself, *described)]
-        trials = [list(journal.run(run)) for run in fitting]
+        return runs, [list(journal.run(run)) for run in fitting]
+
+    try:
+        runs, trials = read(path, look)
+    except UsageError as error:
+        advised = str(error).replace("--journal PATH", "--warm-start PATH")
+        raise UsageError(f"{path} is no warm start: {advised}") from None
     found = [pair for run in trials for pair in _relative(run, losses(run))]
     if not found:
         if any(kernel in kernels and _is(itself, *described) for _, kernel, *described in runs):
@@ -112,16 +120,6 @@ def _of_journal(path: Path, kernels: Sequence[str], itself: tuple[str, Mapping[s
             f"journal {path} has no finished trials of {_listed(kernels)}; it has runs of {_listed(others)}"
         )
     return found
-
-
-def _opened(path: Path) -> Journal:
-    try:
-        return Journal(path)
-    except UsageError as error:
-        why = str(error).partition(";")[0]
-        raise UsageError(
-            f"{path} is no warm start: {why}; give a journal that can be written, or a recording"
-        ) from None
 
 
 def _relative(trials: Sequence[Trial], losses: Sequence[float | None]) -> Tried:

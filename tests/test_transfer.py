@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,8 @@ from evotune.settings import load
 from evotune.space import ConfigSpace
 from evotune.transfer import warm_start
 from tests.toy import SPACE, latency_ms
+
+ROOT = Path(__file__).parents[1]
 
 
 class Notes:
@@ -128,11 +131,37 @@ def test_what_cannot_be_a_source_is_refused_with_what_was_found_and_wanted(tmp_p
     assert "empty.db is empty" in message(tmp_path / "empty.db")
     assert not (tmp_path / "empty.db").stat().st_size, "a source is left as it is"
     (tmp_path / "text.db").write_text("not a journal at all, only text")
-    assert "cannot be used" in message(tmp_path / "text.db")
+    said = message(tmp_path / "text.db")
+    assert "is no journal of evotune" in said
+    assert "--warm-start PATH" in said
+    assert "--journal" not in said
     run(recorded(tmp_path / "elsewhere", kernel="else"), tmp_path / "else.db")
     assert "no finished trials of 'here', 'toy'; it has runs of 'elsewhere'" in message(tmp_path / "else.db")
     run(here, tmp_path / "same.db")
     assert "is the run that is to be started" in message(tmp_path / "same.db")
+
+
+AS_NOBODY = """
+import os, sys
+from evotune.transfer import warm_start
+from tests.toy import SPACE
+if os.getuid() == 0:
+    os.setuid(65534)
+print(len(warm_start(sys.argv[1], SPACE, ["here"], "", {}).source.loss))
+"""
+
+
+def test_a_journal_that_cannot_be_written_warms_a_run(here):
+    with tempfile.TemporaryDirectory() as name:  # pytest's own cannot be entered by others
+        folder = Path(name)
+        run(here, folder / "j.db")
+        (folder / "j.db").chmod(0o444)
+        folder.chmod(0o555)
+        command = [sys.executable, "-c", AS_NOBODY, str(folder / "j.db")]
+        found = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+        folder.chmod(0o755)
+        assert [p.name for p in folder.iterdir()] == ["j.db"]
+    assert found.stdout.strip() == "8", found.stderr
 
 
 def test_a_source_that_has_grown_begins_a_new_run_and_says_so(tmp_path, here):
