@@ -255,8 +255,8 @@ class Tuner:
         """Measure the best trials and the default in alternating rounds.
 
         The winner then meets the default alone once more, so that the ratio that is reported does
-        not come from the samples that chose the winner. If it is not faster there beyond noise, the
-        default stays.
+        not come from the samples that chose the winner. If it fails there, the next best does so in its
+        place; if it is not faster beyond noise, the default stays.
         """
         default = self._default_trial()
         entered = ranked(self.trials, self._top_rank)[: self._finals.count]
@@ -265,15 +265,26 @@ class Tuner:
         measured = self._interleave(entered) if entered else {}
         if not measured:
             return Podium(self.incumbent, {})
-        winner = min((t for t in entered if t.number in measured), key=lambda t: measured[t.number].latency_ms)
-        if default is not None and default.number in measured and winner is not default:
-            measured |= self._interleave([winner, default])
+        winner = self._fastest(entered, measured)
+        while default is not None and default.number in measured and winner is not default:
+            again = self._interleave([winner, default])
+            if winner.number not in again:
+                del measured[winner.number]
+                winner = self._fastest(entered, measured)
+                continue
+            if default.number in again:  # else what both did together before stands
+                measured |= again
             ratio, interval = ratio_ci95(measured[default.number], measured[winner.number])
             if verdict(interval) != "faster":
                 self._note_tie(winner, ratio, interval)
                 winner = default
+            break
         self._run.append_measurements(measured)
         return Podium(winner, measured)
+
+    @staticmethod
+    def _fastest(entered: Sequence[Trial], measured: Mapping[int, Measurement]) -> Trial:
+        return min((t for t in entered if t.number in measured), key=lambda t: measured[t.number].latency_ms)
 
     def _note_tie(self, nearest: Trial, ratio: float, interval: tuple[float, float]) -> None:
         """Say what the result does not: how near to being faster than the default another one came."""
@@ -282,13 +293,21 @@ class Tuner:
             f"trial {nearest.number + 1} is {ratio:.4f} times as fast as the default, 95 % interval [{low:.4f}, "
             f"{high:.4f}]: not faster beyond noise, so the default stays"
         )
+        self._note_finals(text)
+
+    def _note_finals(self, text: str) -> None:
         self._run.note("finals", text)
         for observer in self._observers:
             observer.on_note(text)
 
     def _interleave(self, trials: Sequence[Trial]) -> dict[int, Measurement]:
-        measured = self._evaluator.interleave([t.config for t in trials], self._finals.fidelity)
-        return {t.number: m for t, m in zip(trials, measured, strict=True) if m.ok}
+        """What they took; those that fail are told, and left out."""
+        found = self._evaluator.interleave([t.config for t in trials], self._finals.fidelity)
+        for trial, measured in zip(trials, found, strict=True):
+            if not measured.ok:
+                reason = f"{measured.failed_stage}: {measured.reason}"
+                self._note_finals(f"trial {trial.number + 1} fails in the finals and is left out: {reason}")
+        return {t.number: m for t, m in zip(trials, found, strict=True) if m.ok}
 
     def _default_trial(self) -> Trial | None:
         """The most careful trial of the default configuration, or the one that failed."""

@@ -249,6 +249,27 @@ def test_a_winner_that_loses_against_the_default_at_last_is_not_the_best(tmp_pat
     assert (result.speedup, result.speedup_ci95) == (1.0, (1.0, 1.0))
 
 
+def test_a_winner_that_fails_when_it_meets_the_default_is_not_the_best_and_the_next_one_is(tmp_path):
+    class FailsAlone(ToyEvaluator):
+        failed = None
+
+        def interleave(self, configs, fidelity):
+            found = super().interleave(configs, fidelity)
+            if len(configs) == 2 and self.failed in (None, configs[0]):
+                self.failed = configs[0]
+                found[0] = Measurement(fidelity, "measured", failed_stage="incorrect", reason="3 values are wrong")
+            return found
+
+    listener, evaluator = Listener(), FailsAlone()
+    result = run(tmp_path / "j.db", 30, evaluator, listener=listener)
+    assert evaluator.failed not in (None, result.best["config"], result.default["config"])
+    assert result.best["config"] != result.default["config"]
+    assert result.speedup == pytest.approx(result.default["latency_ms"] / result.best["latency_ms"])
+    told = [note for note in listener.notes if "fails in the finals and is left out: incorrect: 3 values" in note]
+    assert len(told) == 1
+    assert told[0] in [note.text for note in history.load(tmp_path / "j.db").notes]
+
+
 class Noisy(ToyEvaluator):
     """In the finals the default is 2 % slower than the others, and all vary by a fifth from round to round."""
 
