@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, Field, ValidationError
 
@@ -93,21 +93,18 @@ def read_batch(path: Path, base: Settings) -> Batch:
     Raises:
         UsageError: Unknown keys or wrong values, all of them in one message.
     """
-    values = read_yaml(path)
-    wrong: list[str] = []
-    try:
-        file = _File.model_validate(values, strict=True)
-    except ValidationError as error:
-        raise UsageError(_message(path, problems(error, _File, values, _spelt))) from None
-    jobs: list[Job] = []
-    for where, entry in _entries(file):
-        found = _problems(where, entry, file.defaults)
-        if not found and where != DEFAULTS:
-            jobs += _jobs(where, {**file.defaults, **entry}, base)
-        wrong += found
+    # A section whose keys are all commented out reads as null.
+    values = {key: value for key, value in read_yaml(path).items() if value is not None}
+    entries = dict(_entries(values))
+    defaults = entries.pop(DEFAULTS, {})
+    wrong = _wrong(_File, values, _spelt) + _problems(DEFAULTS, defaults, {})
+    wrong += [line for where, entry in entries.items() for line in _problems(where, entry, defaults)]
+    if wrong:
+        raise UsageError(_message(path, wrong))
+    jobs = [job for where, entry in entries.items() for job in _jobs(where, {**defaults, **entry}, base)]
     if wrong := wrong + _twice(jobs):
         raise UsageError(_message(path, wrong))
-    return Batch(sorted(jobs, key=lambda job: -job.priority), file.in_all)
+    return Batch(sorted(jobs, key=lambda job: -job.priority), _File.model_validate(values).in_all)
 
 
 def _spelt(path: KeyPath) -> str:
@@ -115,11 +112,14 @@ def _spelt(path: KeyPath) -> str:
     return "".join(f"[{part}]" if part.isdigit() else f".{part}" for part in path).removeprefix(".")
 
 
-def _entries(file: _File) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """The defaults first: what is wrong with them is said once."""
-    yield DEFAULTS, file.defaults
-    for i, entry in enumerate(file.jobs):
-        yield f"jobs[{i}]", entry
+def _entries(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """The defaults and the jobs, as far as they are keys with values; what else there is breaks :class:`_File`."""
+    listed: object = values.get("jobs")
+    jobs = cast(list[object], listed) if isinstance(listed, list) else []
+    for where, entry in ((DEFAULTS, values.get(DEFAULTS)), *((f"jobs[{i}]", job) for i, job in enumerate(jobs))):
+        if isinstance(entry, Mapping):
+            pairs = cast(Mapping[object, Any], entry).items()
+            yield where, {key: value for key, value in pairs if isinstance(key, str)}
 
 
 def _problems(where: str, entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:

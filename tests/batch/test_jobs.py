@@ -97,6 +97,42 @@ def test_all_that_is_wrong_is_told_at_once_with_its_place_and_the_nearest_name(t
 
 
 @pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (
+            "{default: {seed: 1}, jobs: [{kernel: matmul, sed: 2}, {seed: -1}, matmul, {kernel: matmul}]}",
+            [
+                "jobs[2] is 'matmul'; it should be a valid dictionary",
+                "default is not known (did you mean 'defaults'?)",
+                "jobs[0].sed is not known (did you mean 'seed'?)",
+                "jobs[1].kernel is missing",
+                "jobs[1].seed is -1; it should be greater than or equal to 0",
+            ],
+        ),
+        (
+            "{in_all: {max_seconds: soon}, defaults: [seed], jobs: [{kernel: 7}]}",
+            [
+                "defaults is ['seed']; it should be a valid dictionary",
+                "in_all.max_seconds is 'soon'; it should be a valid number",
+                "jobs[0].kernel is 7; it should be a valid string",
+            ],
+        ),
+        ("{defaults: {sed: 1}}", ["jobs is missing", "defaults.sed is not known (did you mean 'seed'?)"]),
+    ],
+)
+def test_what_is_wrong_with_the_file_does_not_hide_what_is_wrong_with_its_jobs(tmp_path, text, expected):
+    with pytest.raises(UsageError) as error:
+        read(tmp_path, text)
+    lines = str(error.value).splitlines()
+    assert [line.removeprefix(f"{tmp_path / 'jobs.yaml'}: ") for line in lines] == expected
+
+
+def test_a_section_without_keys_is_as_good_as_none(tmp_path):
+    batch = read(tmp_path, "defaults:\nin_all:\njobs: [{kernel: matmul}]")
+    assert [str(job) for job in batch.jobs] == ["matmul on auto"]
+
+
+@pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", "jobs is missing"),
