@@ -61,7 +61,8 @@ def plan(n: int) -> None:
                 with Journal(folder / "journal.db") as journal:
                     for p in planned.jobs:
                         subject = find_subject(p.job.kernel, p.job.settings)
-                        described = {**describe(subject, p.job.settings), "device": "a CPU", "versions": {}}
+                        wanted = describe(subject.story.problem, subject.target, p.job.settings)
+                        described = {**wanted, "device": "a CPU", "versions": {}}
                         journal.open_run(subject.name, subject.source_hash, described).release()
 
 

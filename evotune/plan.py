@@ -139,7 +139,7 @@ def plan(name: str, settings: Settings, environ: Mapping[str, str], *, fresh: bo
             n=settings.llm.configs_per_call,
         )
     )
-    wanted = describe(subject, settings)
+    wanted = describe(subject.story.problem, subject.target, settings)
     warmed = subject if settings.run.warm_start else None
     known = _find(settings, subject.name, subject.source_hash, wanted, warmed, fresh=fresh)
     prompt_bytes = len((prompt.system + prompt.user).encode())

@@ -20,6 +20,7 @@ from evotune.errors import UsageError
 from evotune.evaluator import Evaluator
 from evotune.gpu.detect import Gpu
 from evotune.journal import Journal, Run
+from evotune.kernel import Problem
 from evotune.proposers import Searcher
 from evotune.proposers.evolution import CrossoverProposer, MutationProposer
 from evotune.proposers.islands import Islands
@@ -65,7 +66,7 @@ def tune(
         observer.on_note(f"device {evaluator.device.name}")
         observer.on_note(f"model {choice.reason}")
         journal = stack.enter_context(Journal(Path(settings.run.journal)))
-        description = {**describe(subject, settings), **measured_with(evaluator)}
+        description = {**describe(subject.story.problem, subject.target, settings), **measured_with(evaluator)}
         warm = open_warm_start(subject, settings, description)
         if warm is not None:
             observer.on_note(str(warm))
@@ -199,12 +200,12 @@ def record_space(
         evaluator.close()
 
 
-def describe(subject: Subject, settings: Settings) -> dict[str, Any]:
+def describe(problem: Problem, target: str, settings: Settings) -> dict[str, Any]:
     """All that a result depends on beside the kernel's text, the device and versions: another value is
     another run."""
     return {
-        "problem": dict(subject.story.problem),
-        "target": subject.target,
+        "problem": dict(problem),
+        "target": target,
         "search": settings.run.search,
         "seed": settings.run.seed,
         "settings": settings.changed(),

@@ -102,8 +102,6 @@ def read_batch(path: Path, base: Settings) -> Batch:
     if wrong:
         raise UsageError(_message(path, wrong))
     jobs = [job for where, entry in entries.items() for job in _jobs(where, {**defaults, **entry}, base)]
-    if wrong := wrong + _twice(jobs):
-        raise UsageError(_message(path, wrong))
     return Batch(sorted(jobs, key=lambda job: -job.priority), _File.model_validate(values).in_all)
 
 
@@ -162,21 +160,6 @@ def _jobs(where: str, entry: Mapping[str, Any], base: Settings) -> Iterator[Job]
     for shape, target in product(shapes, own.targets or [settings.run.target]):
         run = settings.run.model_copy(update={"shape": shape, "target": target})
         yield Job(where, own.kernel, own.priority, settings.model_copy(update={"run": run}))
-
-
-def _twice(jobs: Sequence[Job]) -> list[str]:
-    """Jobs that would be one run: budgets do not tell runs apart."""
-    seen: dict[str, str] = {}
-    out: list[str] = []
-    for job in jobs:
-        run = job.settings.run
-        same = repr(
-            (job.kernel, run.shape, run.target, run.search, run.seed, run.warm_start, job.settings.changed())
-        )
-        if same in seen:
-            out.append(f"{job.where}: {job} is in {seen[same]} already; leave one out, or give it another seed")
-        seen.setdefault(same, job.where)
-    return out
 
 
 def _message(path: Path, lines: Sequence[str]) -> str:

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from evotune import content
+from evotune import content, recipe
 from evotune.asking import name_model, open_prompts
 from evotune.batch.jobs import Batch, InAll, Job
 from evotune.budget import Budget
 from evotune.errors import DeviceError, UsageError
+from evotune.gpu.detect import Gpu
 from evotune.journal import Journal
-from evotune.kernel import load_checked
+from evotune.kernel import LoadedKernel, Problem, load_checked
 from evotune.reading import read
 from evotune.rows import result_of
 from evotune.session import describe
 from evotune.settings import Settings
-from evotune.subject import Subject, find_subject, gpus_here
+from evotune.subject import find_subject, gpus_here
 from evotune.transfer import WARM_START
 
 # What only the device itself tells of a run, and a source only when it is read.
@@ -43,8 +44,8 @@ class PlannedJob:
     """A job, and the run that it goes on with; ``trouble`` says why it cannot be run here."""
 
     job: Job
-    key: str = ""
-    """Tells its run in :func:`known_runs`; empty where only a cluster could tell: the tuner looks then."""
+    key: str
+    """Tells its run in :func:`known_runs`, and whether two jobs are one."""
     known: Known | None = None
     trouble: str | None = None
 
@@ -128,40 +129,68 @@ def plan_batch(batch: Batch, settings: Settings, environ: Mapping[str, str]) -> 
     """
     # Each file is loaded once, and devices are looked for once, however many shapes there are.
     load, gpus = cache(load_checked), cache(gpus_here)
-    subjects: list[Subject | str | None] = []
+    looked: list[PlannedJob] = []
     wrong: list[str] = []
     models: set[object] = set()
     for job in batch.jobs:
         try:
-            # The GPUs of a cluster are known to the cluster alone.
-            if job.settings.run.engine != "local" and job.settings.run.target != "cpu":
-                load(content.find(job.kernel, content.KERNELS))
-                subjects.append(None)
-                continue
-            subject = find_subject(job.kernel, job.settings, load=load, gpus=gpus)
-            Budget.of(job.settings.run, subject.roofline.bound_ms if subject.roofline else None, subject.target)
+            looked.append(_look(job, load, gpus))
             asked = (job.settings.llm, job.settings.prompt, job.settings.run.search)
             if asked not in models:
                 name_model(job.settings, environ)
                 open_prompts(job.settings)
                 models.add(asked)
-            subjects.append(subject)
-        except DeviceError as error:
-            subjects.append(str(error))
         except UsageError as error:
             wrong.append(f"{job.where}: {job}: {error}")
-    if wrong:
-        raise UsageError("\n".join(dict.fromkeys(wrong)))
+    if wrong := [*dict.fromkeys(wrong), *_twice(looked)]:
+        raise UsageError("\n".join(wrong))
     path = Path(settings.run.journal)
     runs = known_runs(path)
-    jobs: list[PlannedJob] = []
-    for job, subject in zip(batch.jobs, subjects, strict=True):
-        if subject is None or isinstance(subject, str):
-            jobs.append(PlannedJob(job, trouble=subject))
-            continue
-        key = _key(subject.name, subject.source_hash, describe(subject, job.settings))
-        jobs.append(PlannedJob(job, key, runs.get(key)))
-    return BatchPlan(jobs, batch.in_all, str(path))
+    return BatchPlan([replace(planned, known=runs.get(planned.key)) for planned in looked], batch.in_all, str(path))
+
+
+def _look(job: Job, load: Callable[[Path], LoadedKernel], gpus: Callable[[], Sequence[Gpu]]) -> PlannedJob:
+    """A job, whatever the journal knows of it."""
+    run, trouble = job.settings.run, None
+    if run.engine == "local" or run.target == "cpu":  # the GPUs of a cluster are known to the cluster alone
+        try:
+            subject = find_subject(job.kernel, job.settings, load=load, gpus=gpus)
+        except DeviceError as error:
+            trouble = str(error)
+        else:
+            Budget.of(run, subject.roofline.bound_ms if subject.roofline else None, subject.target)
+            described = describe(subject.story.problem, subject.target, job.settings)
+            return PlannedJob(job, _key(subject.name, subject.source_hash, described))
+    kernel = load(content.find(job.kernel, content.KERNELS))
+    key = _key(kernel.name, kernel.source_hash, _described_elsewhere(kernel, job.settings))
+    return PlannedJob(job, key, trouble=trouble)
+
+
+def _described_elsewhere(kernel: LoadedKernel, settings: Settings) -> Mapping[str, Any]:
+    """What is known of a run on a device that is not here, with an entry that no run of a journal has."""
+    wanted, shape = settings.run.target, settings.run.shape
+    backend = None if wanted == "auto" else recipe.load(wanted).backend
+    problem: Problem = {}
+    if backend is not None:
+        kernel.backend(backend)
+        problem = kernel.problem(shape, backend)
+    elif shape is not None:
+        problem = kernel.problem(shape, "any")
+    return {**describe(problem, wanted, settings), "is_elsewhere": True}
+
+
+def _twice(planned: Sequence[PlannedJob]) -> list[str]:
+    """Jobs that would be one run, however they are spelt: budgets do not tell runs apart."""
+    first: dict[tuple[str, str | None], Job] = {}
+    out: list[str] = []
+    for job, key in ((p.job, p.key) for p in planned):
+        same = first.setdefault((key, job.settings.run.warm_start), job)
+        if same is not job:
+            out.append(
+                f"{job.where}: {job} would be the same run as {same.where}: {same}; leave one out, or give it "
+                "another seed"
+            )
+    return out
 
 
 def known_runs(journal: Path) -> dict[str, Known]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,8 @@ from evotune.batch.jobs import NO_OPTIONS, OPTIONS
 from evotune.cli.run import run
 from evotune.errors import UsageError
 from evotune.settings import Settings, load
+
+ROOT = Path(__file__).parents[2]
 
 
 def base(tmp_path: Path, **flags) -> Settings:
@@ -140,17 +143,51 @@ def test_a_section_without_keys_is_as_good_as_none(tmp_path):
         ("jobs: matmul", "jobs is 'matmul'; it should be a valid list"),
         ("job: [{kernel: matmul}]", "job is not known.*did you mean 'jobs'"),
         ("{jobs: [{kernel: matmul}], in_all: {max_evaluation: 3}}", "in_all.max_evaluation is not known"),
-        (
-            "jobs: [{kernel: matmul}, {kernel: matmul, max_evaluations: 9}]",
-            r"jobs\[1\]: matmul on auto is in jobs\[0\]",
-        ),
-        ("jobs: [{kernel: matmul, shapes: [small, small]}]", r"jobs\[0\]: matmul small on auto is in jobs\[0\]"),
         ("jobs: [", "is not valid YAML"),
     ],
 )
-def test_a_file_that_lists_no_jobs_or_one_twice_is_refused(tmp_path, text, words):
+def test_a_file_that_lists_no_jobs_is_refused(tmp_path, text, words):
     with pytest.raises(UsageError, match=words):
         read(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("text", "twice"),
+    [
+        (
+            "jobs: [{kernel: matmul}, {kernel: ./kernels/matmul.py, max_evaluations: 9}, {kernel: copy.py}]",
+            [
+                "jobs[1]: ./kernels/matmul.py on auto would be the same run as jobs[0]: matmul on auto",
+                "jobs[2]: copy.py on auto would be the same run as jobs[0]: matmul on auto",
+            ],
+        ),
+        (
+            "jobs: [{kernel: matmul, targets: [auto, cpu], shapes: [default, small]}, {kernel: matmul}]",
+            [
+                "jobs[0]: matmul default on cpu would be the same run as jobs[0]: matmul default on auto",
+                "jobs[0]: matmul small on cpu would be the same run as jobs[0]: matmul small on auto",
+                "jobs[1]: matmul on auto would be the same run as jobs[0]: matmul default on auto",
+            ],
+        ),
+        (
+            "jobs: [{kernel: matmul, targets: [h100]}, {kernel: matmul, shapes: [gpu], targets: [h100, b200]}]",
+            ["jobs[1]: matmul gpu on h100 would be the same run as jobs[0]: matmul on h100"],
+        ),
+        (
+            "{defaults: {engine: ray}, jobs: [{kernel: matmul}, {kernel: kernels/matmul.py}, "
+            "{kernel: matmul, shapes: [gpu], targets: [h100, cuda]}, {kernel: matmul, seed: 1}]}",
+            ["jobs[1]: kernels/matmul.py on auto would be the same run as jobs[0]: matmul on auto"],
+        ),
+    ],
+)
+def test_jobs_that_would_be_one_run_are_refused_however_they_are_spelt(tmp_path, monkeypatch, text, twice):
+    copied = Path(shutil.copy(ROOT / "kernels/matmul.py", tmp_path / "copy.py"))
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr("evotune.subject.detect", list)
+    with pytest.raises(UsageError) as error:
+        plan_batch(read(tmp_path, text.replace("copy.py", str(copied))), base(tmp_path), {})
+    lines = str(error.value).replace(f"{tmp_path}/", "").splitlines()
+    assert lines == [f"{line}; leave one out, or give it another seed" for line in twice]
 
 
 def test_every_option_of_a_run_that_is_a_setting_is_a_key_of_a_job():
