@@ -15,6 +15,7 @@ from evotune.batch.jobs import Batch, InAll, Job
 from evotune.budget import Budget
 from evotune.errors import DeviceError, UsageError
 from evotune.gpu.detect import Gpu
+from evotune.gpu.target import FACTS
 from evotune.journal import Journal
 from evotune.kernel import LoadedKernel, Problem, load_checked
 from evotune.reading import read
@@ -41,7 +42,7 @@ class Known:
 
 @dataclass(frozen=True)
 class PlannedJob:
-    """A job, and the run that it goes on with; ``trouble`` says why it cannot be run here."""
+    """A job, and the run that it goes on with; ``trouble`` says why nothing can be run for it here."""
 
     job: Job
     key: str
@@ -74,9 +75,9 @@ class PlannedJob:
     @property
     def state(self) -> str:
         """``new``, ``goes on``, ``done``, or ``cannot run``."""
-        if self.trouble:
-            return "cannot run"
-        return "done" if self.is_done else "goes on" if self.known else "new"
+        if self.is_done:
+            return "done"
+        return "cannot run" if self.trouble else "goes on" if self.known else "new"
 
     def to_json(self) -> dict[str, Any]:
         """The object of one job that ``--dry-run --json`` prints."""
@@ -84,7 +85,7 @@ class PlannedJob:
         return {
             **self.job.to_json(),
             "state": self.state,
-            "why": self.trouble,
+            "why": None if self.is_done else self.trouble,
             "run_id": self.known.run_id if self.known else None,
             "max_evaluations": run.max_evaluations,
             "evaluations_left": self.evaluations_left,
@@ -167,16 +168,26 @@ def _look(job: Job, load: Callable[[Path], LoadedKernel], gpus: Callable[[], Seq
 
 
 def _described_elsewhere(kernel: LoadedKernel, settings: Settings) -> Mapping[str, Any]:
-    """What is known of a run on a device that is not here, with an entry that no run of a journal has."""
+    """What is known of a run on a device that is not here, as :func:`_less_device` has it.
+
+    Where the target fits any device it has an entry that no run of a journal has: only the device tells the run.
+    """
     wanted, shape = settings.run.target, settings.run.shape
-    backend = None if wanted == "auto" else recipe.load(wanted).backend
+    plan = None if wanted == "auto" else recipe.load(wanted)
     problem: Problem = {}
-    if backend is not None:
-        kernel.backend(backend)
-        problem = kernel.problem(shape, backend)
+    if plan is not None:
+        kernel.backend(plan.backend)
+        problem = kernel.problem(shape, plan.backend)
     elif shape is not None:
         problem = kernel.problem(shape, "any")
-    return {**describe(problem, wanted, settings), "is_elsewhere": True}
+    described = describe(problem, wanted, settings)
+    return described if plan is not None and plan.device_name else {**described, "fits_any_device": True}
+
+
+def _less_device(description: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A description of a run less what the device adds to the problem."""
+    problem = description.get("problem", {})  # a run over several shapes has none
+    return {**description, "problem": {name: value for name, value in problem.items() if name not in FACTS}}
 
 
 def _twice(planned: Sequence[PlannedJob]) -> list[str]:
@@ -194,7 +205,11 @@ def _twice(planned: Sequence[PlannedJob]) -> list[str]:
 
 
 def known_runs(journal: Path) -> dict[str, Known]:
-    """Runs of a journal by what can be known of them beforehand; of equal ones the latest."""
+    """Runs of a journal by what can be known of them beforehand; of equal ones the latest.
+
+    By what is known without their device too, if that can only be one: runs on two devices, or with two versions
+    of what measures, are not told apart by it.
+    """
     return read(journal, _known_runs) if journal.exists() else {}
 
 
@@ -204,11 +219,14 @@ def _known_runs(journal: Journal) -> dict[str, Known]:
         "(SELECT COUNT(*) FROM trial WHERE run=run.id AND done_order IS NOT NULL), "
         "(SELECT COALESCE(SUM(spent_usd), 0) FROM llm_call WHERE run=run.id) FROM run ORDER BY rowid"
     )
-    out: dict[str, Known] = {}
+    here: dict[str, Known] = {}
+    elsewhere: dict[str, dict[str, Known]] = {}
     for run_id, kernel, source_hash, text, result, evaluations, usd in rows:
         known = Known(run_id, evaluations, usd, result_of(result, evaluations))
-        out[_key(kernel, source_hash, json.loads(text))] = known
-    return out
+        description = json.loads(text)
+        here[_key(kernel, source_hash, description)] = known
+        elsewhere.setdefault(_key(kernel, source_hash, _less_device(description)), {})[text] = known
+    return {key: next(iter(known.values())) for key, known in elsewhere.items() if len(known) == 1} | here
 
 
 def _key(kernel: str, source_hash: str, description: Mapping[str, Any]) -> str:

@@ -69,12 +69,12 @@ def run_batch(
 
 def _settled(planned: PlannedJob, before: Sequence[Outcome]) -> Outcome | None:
     """What is clear without a run."""
-    if planned.trouble is not None:
-        return Outcome(planned.job, "device fault", why=planned.trouble)
     if planned.is_done:
         assert planned.known is not None
         assert planned.known.result is not None
         return _reported(planned.job, planned.known.result, was_done=True)
+    if planned.trouble is not None:
+        return Outcome(planned.job, "device fault", why=planned.trouble)
     if before and any(outcome.state == "interrupted" for outcome in before):
         return Outcome(planned.job, "not begun", why="interrupted before it")
     return None

@@ -29,12 +29,12 @@ def print_batch_plan(plan: BatchPlan, console: Console) -> None:
 
 def _planned(planned: PlannedJob) -> str:
     run, known = planned.job.settings.run, planned.known
+    if known is not None and planned.is_done:
+        return f"done, run {known.run_id}"
     if planned.trouble is not None:
         return f"cannot run: {planned.trouble}"
     if known is None:
         return f"new, {run.max_evaluations} evaluations"
-    if planned.is_done:
-        return f"done, run {known.run_id}"
     return f"goes on, {planned.evaluations_left} of {run.max_evaluations} evaluations, run {known.run_id}"
 
 

@@ -19,10 +19,14 @@ from evotune.batch.terminal import print_outcomes
 from evotune.cli import main
 from evotune.errors import DeviceError, Fatal, UsageError
 from evotune.journal import Journal, LlmCall, Run
-from evotune.session import tune
+from evotune.kernel import load_kernel
+from evotune.session import describe, tune
 from evotune.settings import load
 from evotune.terminal import Output  # rich draws a random number when it is imported
+from evotune.trial import Candidate, Fidelity, Measurement, Trial
 from tests.test_transfer import recorded
+
+ROOT = Path(__file__).parents[2]
 
 
 class Silent:
@@ -163,6 +167,73 @@ def test_a_run_on_the_cpus_of_a_cluster_is_the_run_that_is_made_here(batch):
     here = batch.plan().jobs[0].key
     batch.defaults |= {"engine": "ray"}
     assert batch.plan().jobs[0].key == here != ""
+
+
+H100, PCIE = {"capability": 90, "multiprocessors": 132}, {"capability": 90, "multiprocessors": 114}
+
+
+def ended_elsewhere(batch: Batch, facts: dict, *, target: str = "h100", triton: str = "3.9", evaluations=1) -> str:
+    """A run of vector_add that was made where GPUs are, and came into this journal."""
+    kernel = load_kernel(ROOT / "kernels/vector_add.py")
+    chosen = load(None, {}, {})
+    problem = {**kernel.problem(None, "cuda"), **facts}
+    described = {**describe(problem, target, chosen), "device": f"GPU {facts}", "versions": {"triton": triton}}
+    config = {"BLOCK": 64}
+    with Journal(batch.folder / "j.db") as journal:
+        run = journal.open_run(kernel.name, kernel.source_hash, described)
+        for number in range(evaluations):
+            timed = Measurement(Fidelity(3, "high", 50), "measured", (1.0,))
+            trial = Trial(number, Candidate(config, "", "default", None), (timed,))
+            run.begin(trial)
+            run.append(trial)
+        best = {"config": config, "latency_ms": 1.0, "ci95_ms": [1.0, 1.0]}
+        run.finish(
+            "evaluations",
+            {"run_id": run.id, "evaluations": evaluations, "stopped": "evaluations", "seconds": 1.0, "best": best},
+        )
+        return run.id
+
+
+@pytest.fixture
+def no_gpus(monkeypatch) -> None:
+    monkeypatch.setattr("evotune.subject.detect", list)
+    monkeypatch.setattr("evotune.batch.plan.load_checked", load_kernel)  # no process for each plan
+
+
+@pytest.mark.usefixtures("no_gpus")
+@pytest.mark.parametrize("engine", ["local", "ray"])
+def test_a_run_that_has_ended_on_a_device_that_is_out_of_reach_is_done(batch, engine):
+    batch.defaults = {"engine": engine, "max_evaluations": 1}
+    batch.jobs = [{"kernel": "vector_add", "targets": ["h100"]}]
+    assert batch.plan().jobs[0].state == ("cannot run" if engine == "local" else "new")
+    run_id = ended_elsewhere(batch, H100)
+    (planned,) = batch.plan().jobs
+    assert (planned.state, planned.known.run_id, planned.to_json()["why"]) == ("done", run_id, None)
+    (outcome,) = batch()
+    assert (batch.begun, outcome.state, outcome.result["run_id"]) == ([], "found", run_id)
+    batch.defaults["max_evaluations"] = 2
+    assert batch.plan().jobs[0].state == ("cannot run" if engine == "local" else "goes on")
+
+
+@pytest.mark.usefixtures("no_gpus")
+@pytest.mark.parametrize("targets", [["auto"], ["cuda"]])
+def test_where_a_target_fits_any_device_only_the_cluster_tells_whether_a_job_is_done(batch, targets):
+    batch.defaults = {"engine": "ray", "max_evaluations": 1}
+    batch.jobs = [{"kernel": "vector_add", "targets": targets}]
+    ended_elsewhere(batch, H100)
+    ended_elsewhere(batch, {"capability": 80, "multiprocessors": 108}, target="cuda")
+    assert [planned.state for planned in batch.plan().jobs] == ["new"]
+
+
+@pytest.mark.usefixtures("no_gpus")
+@pytest.mark.parametrize("other", [{"facts": PCIE}, {"facts": H100, "triton": "3.8"}])
+def test_runs_on_two_devices_or_with_two_versions_are_not_guessed_between(batch, other):
+    batch.defaults = {"engine": "ray", "max_evaluations": 1}
+    batch.jobs = [{"kernel": "vector_add", "targets": ["h100"]}]
+    ended_elsewhere(batch, H100)
+    assert [planned.state for planned in batch.plan().jobs] == ["done"]
+    ended_elsewhere(batch, **other)
+    assert [planned.state for planned in batch.plan().jobs] == ["new"]
 
 
 def test_all_jobs_together_stay_within_their_time(batch, monkeypatch):
