@@ -15,6 +15,15 @@ class UsageError(ValueError):
     """The caller's input cannot be used; the message says what was found, wanted, and to do."""
 
 
+class JournalError(UsageError):
+    """A file that is no journal or cannot be used as one; ``found`` says why, the message also what to do where a
+    command takes ``--journal``."""
+
+    def __init__(self, found: str, advice: str) -> None:
+        super().__init__(f"{found}; {advice}")
+        self.found = found
+
+
 class Rejected(Exception):
     """A candidate failed; ``stage`` is where (``parse``, ``validate``, ``compile``, …)."""
 

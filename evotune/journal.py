@@ -19,7 +19,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from evotune.errors import UsageError
+from evotune.errors import JournalError, UsageError
 from evotune.process.owner import is_alive, me
 from evotune.rows import (
     INDEXES,
@@ -76,28 +76,28 @@ class Journal:
     """All runs of one file. Close it, or use it in a ``with``.
 
     Raises:
-        UsageError: The file cannot be written, is not a journal, or is of another version.
+        JournalError: The file cannot be written, is not a journal, or is of another version.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         if path.is_dir():
-            raise UsageError(folder_instead(path))
+            raise folder_instead(path)
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             self._db = sqlite3.connect(path, timeout=BUSY_S, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
-            raise UsageError(_unusable(path, error)) from None
+            raise _unusable(path, error) from None
         try:
             found = self._prepare()
         except sqlite3.Error as error:
             self._db.close()
-            raise UsageError(_unusable(path, error)) from None
+            raise _unusable(path, error) from None
         if found != SCHEMA_VERSION:
             self._db.close()
-            raise UsageError(
-                f"journal {path} has schema version {found}, this evotune writes {SCHEMA_VERSION}; "
-                "give another file with --journal PATH, or use the evotune that wrote it"
+            raise JournalError(
+                f"journal {path} has schema version {found}, this evotune writes {SCHEMA_VERSION}",
+                "give another file with --journal PATH, or use the evotune that wrote it",
             )
 
     def _prepare(self) -> int:
@@ -245,9 +245,9 @@ class Journal:
         except UsageError:
             raise
         except sqlite3.Error as error:
-            raise UsageError(_unusable(self.path, error)) from None
+            raise _unusable(self.path, error) from None
         except (ValueError, TypeError) as error:
-            raise UsageError(_unusable(self.path, f"it is damaged ({error})")) from None
+            raise _unusable(self.path, f"it is damaged ({error})") from None
 
 
 class Run:
@@ -382,10 +382,11 @@ class Run:
         self.journal.write("UPDATE run SET owner=NULL WHERE id=? AND owner=?", [(self.id, me())])
 
 
-def folder_instead(path: Path) -> str:
+def folder_instead(path: Path) -> JournalError:
     """What is wrong with a folder in the place of a journal."""
-    return f"journal {path} is a folder; name a file with --journal PATH, such as {path / 'journal.db'}"
+    advice = f"name a file with --journal PATH, such as {path / 'journal.db'}"
+    return JournalError(f"journal {path} is a folder", advice)
 
 
-def _unusable(path: Path, error: Exception | str) -> str:
-    return f"journal {path} cannot be used: {error}; give another file with --journal PATH"
+def _unusable(path: Path, error: Exception | str) -> JournalError:
+    return JournalError(f"journal {path} cannot be used: {error}", "give another file with --journal PATH")

@@ -11,13 +11,13 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from evotune.errors import UsageError
+from evotune.errors import JournalError, UsageError
 from evotune.journal import Journal, Write
 from evotune.process.owner import is_alive
 from evotune.reading import read
@@ -47,6 +47,7 @@ OF_RUNS = {
 }  # fmt: skip
 
 Row = tuple[Any, ...]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -74,14 +75,48 @@ def merge(into: Path, sources: Sequence[Path]) -> list[Merged]:
     Raises:
         UsageError: One is missing, damaged, of another version, or has a run that a tuner works on.
     """
-    places = [path.resolve() for path in (into, *sources)]
-    if twice := [str(path) for path, n in Counter(places).items() if n > 1]:
-        raise UsageError(f"{', '.join(twice)} is given twice; name each journal once")
+    if wrong := [*_twice(into, sources), *_unreadable(sources)]:
+        raise UsageError("\n".join(wrong))
+    try:
+        with Journal(into) as journal, journal.legible(), journal.transaction() as write:
+            _require_rest(journal)
+            return [_bring(source, journal, write) for source in sources]
+    except JournalError as error:
+        raise UsageError(
+            f"{error.found}; nothing was brought: bring them into another one, given first or with --out"
+        ) from None
+
+
+def _twice(into: Path, sources: Sequence[Path]) -> list[str]:
+    """What is wrong with journals that are one file, whatever they are called."""
+    seen = {into.resolve(): into}
+    out: list[str] = []
     for source in sources:
-        read(source, _check)
-    with Journal(into) as journal, journal.legible(), journal.transaction() as write:
-        _require_rest(journal)
-        return [_bring(source, journal, write) for source in sources]
+        first = seen.setdefault(place := source.resolve(), source)
+        called = f"{source}" if first == source else f"{source}, the same file as {first},"
+        if place == into.resolve():
+            out.append(f"{called} is the journal that the others are brought into; leave it out of the others")
+        elif first is not source:
+            out.append(f"{called} is given twice; name each journal once")
+    return out
+
+
+def _unreadable(sources: Sequence[Path]) -> list[str]:
+    out: list[str] = []
+    for source in dict.fromkeys(sources):
+        try:
+            _read(source, _check)
+        except UsageError as error:
+            out.append(str(error))
+    return out
+
+
+def _read(source: Path, look: Callable[[Journal], T]) -> T:
+    """As :func:`evotune.reading.read`, with advice for someone who merges."""
+    try:
+        return read(source, look)
+    except JournalError as error:
+        raise UsageError(f"{error.found}; name another file in its place, or leave it out") from None
 
 
 def _check(journal: Journal) -> None:
@@ -113,12 +148,12 @@ def _require_rest(journal: Journal) -> None:
 
 def _bring(source: Path, journal: Journal, write: Write) -> Merged:
     # The latest first: each goes before all that are there.
-    rows = read(source, lambda theirs: theirs.read(f"SELECT {_list(RUN)} FROM run ORDER BY rowid DESC"))
+    rows = _read(source, lambda theirs: theirs.read(f"SELECT {_list(RUN)} FROM run ORDER BY rowid DESC"))
     added = grown = trials = 0
     for row in rows:
         ours, is_new = _place(journal, write, dict(zip(RUN, row, strict=True)))
         theirs = str(row[0])
-        brought = read(source, lambda other, theirs=theirs: _Rows.of(other, theirs))
+        brought = _read(source, lambda other, theirs=theirs: _Rows.of(other, theirs))
         changed, ended = _unite(journal, write, ours, brought)
         added += is_new
         grown += changed and not is_new

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 from urllib.parse import quote
 
-from evotune.errors import UsageError
+from evotune.errors import JournalError, UsageError
 from evotune.journal import SCHEMA_VERSION, Journal, folder_instead
 
 T = TypeVar("T")
@@ -38,7 +38,7 @@ class _ReadOnly(Journal):
         if found == SCHEMA_VERSION and has_runs:
             return
         if not has_runs or found <= 0:
-            raise UsageError(f"{self.path} is no journal of evotune; name one with --journal PATH")
+            raise JournalError(f"{self.path} is no journal of evotune", "name one with --journal PATH")
         if found < SCHEMA_VERSION:
             raise UsageError(
                 f"journal {self.path} has schema version {found}, this evotune reads {SCHEMA_VERSION}; "
@@ -57,15 +57,15 @@ def read(path: Path, look: Callable[[Journal], T]) -> T:
         UsageError: It is missing, no journal, of another version, or cannot be read.
     """
     if path.is_dir():
-        raise UsageError(folder_instead(path))
+        raise folder_instead(path)
     if is_empty(path):
-        raise UsageError(
-            f"journal {path} is empty: no run has begun in it; evotune run KERNEL --journal {path} begins one"
+        raise JournalError(
+            f"journal {path} is empty: no run has begun in it", f"evotune run KERNEL --journal {path} begins one"
         )
     if not path.is_file():
-        raise UsageError(
-            f"no journal at {path}; a run makes one: evotune run KERNEL --journal {path}, "
-            "or name another one with --journal PATH"
+        raise JournalError(
+            f"no journal at {path}",
+            f"a run makes one: evotune run KERNEL --journal {path}, or name another one with --journal PATH",
         )
     try:
         # SQLite lays two files beside a journal that it opens, and needs a folder that can be written for
@@ -79,13 +79,11 @@ def read(path: Path, look: Callable[[Journal], T]) -> T:
                 return found
         return _attempt(path, "mode=ro", look)
     except (OSError, sqlite3.Error) as error:
-        advice = "it may be damaged: name another one with --journal PATH"
+        why, advice = "it may be damaged", "name another one with --journal PATH"
         if any(word in str(error) for word in ("open", "readonly", "locked")):
-            advice = (
-                "if a run writes it, or was killed, its folder must be writable: copy "
-                f"{path.name}* to such a folder, and name the copy with --journal PATH"
-            )
-        raise UsageError(f"journal {path} cannot be read: {error}; {advice}") from None
+            why = "if a run writes it, or was killed, its folder must be writable"
+            advice = f"copy {path.name}* to such a folder, and name the copy with --journal PATH"
+        raise JournalError(f"journal {path} cannot be read: {error}; {why}", advice) from None
 
 
 def is_empty(path: Path) -> bool:
@@ -100,5 +98,6 @@ def _attempt(path: Path, how: str, look: Callable[[Journal], T]) -> T:
         except sqlite3.DatabaseError as error:
             if isinstance(error, sqlite3.OperationalError):
                 raise
-            raise UsageError(f"{path} is no journal of evotune: {error}; name one with --journal PATH") from None
+            found = f"{path} is no journal of evotune: {error}"
+            raise JournalError(found, "name one with --journal PATH") from None
         return look(journal)

@@ -12,7 +12,7 @@ from statistics import median
 from typing import Any
 
 from evotune import content
-from evotune.errors import UsageError
+from evotune.errors import JournalError, UsageError
 from evotune.journal import Journal
 from evotune.reading import is_empty, read
 from evotune.replay import Recording, load_recording
@@ -105,9 +105,10 @@ def _of_journal(path: Path, kernels: Sequence[str], itself: tuple[str, Mapping[s
 
     try:
         runs, trials = read(path, look)
-    except UsageError as error:
-        advised = str(error).replace("--journal PATH", "--warm-start PATH")
-        raise UsageError(f"{path} is no warm start: {advised}") from None
+    except JournalError as error:
+        raise UsageError(
+            f"{path} is no warm start: {error.found}; give another journal, or a recording, with --warm-start PATH"
+        ) from None
     found = [pair for run in trials for pair in _relative(run, losses(run))]
     if not found:
         if any(kernel in kernels and _is(itself, *described) for _, kernel, *described in runs):

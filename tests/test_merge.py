@@ -229,11 +229,46 @@ def test_what_cannot_be_trusted_is_refused_before_anything_is_brought(tmp_path, 
     assert rows(ours) == before
 
 
-def test_a_journal_is_not_merged_with_itself(tmp_path):
-    record(tmp_path / "a.db", [1])
-    (tmp_path / "link.db").symlink_to("a.db")
-    with pytest.raises(UsageError, match=r"a\.db is given twice"):
-        merge(tmp_path / "a.db", [tmp_path / "link.db"])
+def test_all_that_is_wrong_with_the_journals_is_told_at_once_in_terms_of_merging(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        record(Path(f"{name}.db"), [1])
+    Path("link.db").symlink_to("a.db")
+    Path("folder").mkdir()
+    Path("empty.db").touch()
+    Path("text.db").write_text("no journal at all, but of some length" * 20)
+    given = ["link.db", "b.db", "b.db", "none.db", "folder", "empty.db", "text.db"]
+    with pytest.raises(UsageError) as error:
+        merge(Path("a.db"), [Path(name) for name in given])
+    instead = "name another file in its place, or leave it out"
+    assert str(error.value).splitlines() == [
+        "link.db, the same file as a.db, is the journal that the others are brought into; leave it out of the "
+        "others",
+        "b.db is given twice; name each journal once",
+        f"no journal at none.db; {instead}",
+        f"journal folder is a folder; {instead}",
+        f"journal empty.db is empty: no run has begun in it; {instead}",
+        f"text.db is no journal of evotune: file is not a database; {instead}",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (lambda path: sql(path, "PRAGMA user_version=3"), "a.db has schema version 3, this evotune writes 2"),
+        (lambda path: path.write_text("no journal at all" * 99), "a.db cannot be used: file is not a database"),
+        (lambda path: (path.unlink(), path.mkdir()), "a.db is a folder"),
+        (lambda path: sql(path, "DROP TABLE trial"), "a.db cannot be used: no such table"),
+    ],
+)
+def test_a_journal_that_cannot_grow_is_named_and_another_is_asked_for(tmp_path, monkeypatch, spoil, words):
+    monkeypatch.chdir(tmp_path)
+    record(Path("a.db"), [1]), record(Path("b.db"), [1], seed=1)
+    spoil(Path("a.db"))
+    with pytest.raises(UsageError, match=words) as error:
+        merge(Path("a.db"), [Path("b.db")])
+    assert "--journal" not in str(error.value)
+    assert "into another one, given first or with --out" in str(error.value)
 
 
 def test_columns_that_stand_in_another_order_find_their_places(tmp_path):
@@ -309,3 +344,6 @@ def test_the_command_says_what_it_brought(tmp_path, monkeypatch, capsys):
     code, _, err = evotune("none.db", "a.db")
     assert (code, "--out" in err) == (2, True)
     assert not Path("none.db").exists()
+    code, _, err = evotune("a.db", "b.db", "--out", "a.db")
+    brought = "a.db is the journal that the others are brought into; leave it out of the others"
+    assert (code, err) == (2, f"error: {brought}\n")

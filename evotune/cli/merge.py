@@ -38,7 +38,7 @@ def merge(
     into, *sources = journals if out is None else [out, *journals]
     if not sources:
         raise UsageError(f"{into} is the only journal; name those that are to be brought into it, too")
-    if out is None and not into.is_file():
+    if out is None and not into.exists():
         raise UsageError(f"no journal at {into}; to make a new one of the others, give it with --out")
     merged = merging(into, sources)
     if as_json:
