@@ -8,7 +8,6 @@ machine's fault is a :class:`DeviceError`: later timings would be lies, so the r
 from __future__ import annotations
 
 from collections.abc import Iterable
-from difflib import get_close_matches
 
 
 class UsageError(ValueError):
@@ -58,6 +57,34 @@ class BadOutput(ProviderError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)`` for the closest known name, or an empty string."""
-    match = get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    """`` (did you mean 'x'?)`` for the known name that was surely meant, or an empty string.
+
+    It was if it takes an edit for each three letters to get there, or at least one, or if it only takes letters
+    that an abbreviation leaves out: at most half of them, and not the first. tests/test_errors.py has names for
+    which that is right.
+    """
+    typed = name.lower()
+    found: list[tuple[int, str]] = []
+    for candidate in known:
+        wanted = candidate.lower()
+        edits, longer = _edits(typed, wanted), len(wanted) - len(typed)
+        abbreviates = edits == longer <= len(typed) + 1 and len(typed) > 3 and typed[0] == wanted[0]
+        if edits <= max(1, len(typed) // 3) or abbreviates:
+            found.append((edits, candidate))
+    return f" (did you mean {min(found)[1]!r}?)" if found else ""
+
+
+def _edits(a: str, b: str) -> int:
+    """How many letters are to be added, left out, or swapped with the next, to get from one word to the other.
+
+    Taking another letter in the place of one counts twice: h100 is no slip for a100, nor gpu for cpu.
+    """
+    above, row = list[int](), list(range(len(b) + 1))
+    for i, letter in enumerate(a):
+        before, above, row = above, row, [i + 1]
+        for j, other in enumerate(b):
+            edits = above[j] if letter == other else 1 + min(above[j] + 1, above[j + 1], row[j])
+            if i and j and letter == b[j - 1] and a[i - 1] == other:
+                edits = min(edits, before[j - 1] + 1)
+            row.append(edits)
+    return row[-1]

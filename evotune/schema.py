@@ -107,7 +107,9 @@ def _did_you_mean(path: KeyPath, model: type[BaseModel], label: Callable[[KeyPat
     elsewhere = [label(p) for p in known if p[-1] == path[-1]]
     siblings = [label(p) for p in known if p[:-1] == path[:-1]]
     sections = [label(p[:1]) for p in known] if len(path) == 1 else []
-    return nearest(label(path), elsewhere) or nearest(label(path), siblings + sections)
+    if elsewhere:
+        return nearest(elsewhere[0], elsewhere)  # the same key, in another section
+    return nearest(label(path), siblings + sections)
 
 
 def key_paths(model: type[BaseModel], prefix: KeyPath = ()) -> Iterator[KeyPath]:
