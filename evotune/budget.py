@@ -95,7 +95,7 @@ class Meter:
 
     @property
     def seconds(self) -> float:
-        """Since this call of the run began."""
+        """Since the search of this call began: what measures had been started by then."""
         return time.monotonic() - self._started_s
 
     def restored(self) -> None:

@@ -52,6 +52,7 @@ class Result:
     llm: Mapping[str, Any]
     stopped: str
     seconds: float
+    """Of search and finals in the call that ended the run; starting what measures is not in it."""
     journal: str
     reasons: Sequence[tuple[str, int]] = field(default=(), repr=False)
     """The commonest reasons of failure with their counts; not part of the JSON."""

@@ -3,6 +3,7 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -68,6 +69,31 @@ def run(
             observers=[listener] if listener else [],
         )
         return tuner.tune()
+
+
+def test_seconds_are_of_search_and_finals_of_the_call_that_ended_a_run_and_are_told_again(tmp_path, monkeypatch):
+    now_s = [0.0]
+    monkeypatch.setattr("evotune.budget.time", SimpleNamespace(monotonic=lambda: now_s[0]))
+
+    class Slow(ToyEvaluator):
+        def __init__(self):
+            super().__init__()
+            now_s[0] += 100.0
+
+        def measure(self, config, fidelity):
+            now_s[0] += 1.0
+            return super().measure(config, fidelity)
+
+        def interleave(self, configs, fidelity):
+            now_s[0] += 10.0
+            return super().interleave(configs, fidelity)
+
+    journal, first, second = tmp_path / "j.db", Slow(), Slow()
+    result = run(journal, 5, first)
+    assert result.seconds == first.calls["measure"] + 10 * first.calls["interleave"]
+    assert run(journal, 5, Slow()).to_json() == result.to_json()
+    more = run(journal, 8, second)
+    assert more.seconds == second.calls["measure"] + 10 * second.calls["interleave"]
 
 
 @pytest.mark.parametrize("threads", [False, True])
