@@ -1,4 +1,4 @@
-"""Recorded spaces: every legal configuration with the time it took, once, on some device.
+"""Recorded spaces: every legal configuration, or a sample, with the time it took, once, on some device.
 
 The format is described in ``recordings/README.md``. A replayed evaluation looks its latency up; it
 is the real measurement of another day and machine, and is labelled ``replayed``.
@@ -10,12 +10,16 @@ import csv
 import gzip
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from hashlib import sha256
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
+
+from evotune.constraint import Array
 from evotune.errors import Rejected, UsageError
 from evotune.evaluator import Device
 from evotune.space import Config, ConfigSpace, Value
@@ -49,6 +53,37 @@ class Row:
         return (self.compile_ms + self.bench_ms) / 1e3
 
 
+class SampledSpace(ConfigSpace):
+    """A space of which only some configurations were recorded: no others are legal, as nobody knows of them.
+
+    Args:
+        whole: The space that they were drawn from.
+        keys: Theirs.
+    """
+
+    def __init__(self, whole: ConfigSpace, keys: Collection[tuple[int, ...]]) -> None:
+        self._recorded = np.array(list(keys), dtype=np.int16).reshape(len(keys), len(whole.names))
+        rules = [c.text for c in whole.constraints]
+        default = whole.default if whole.key(whole.default) in keys else None
+        super().__init__(whole.parameters, rules, constants=whole.constants, default=default)
+
+    def holds(self, keys: Array) -> Array:
+        codes = keys @ self._radix
+        return self._codes.take(np.searchsorted(self._codes, codes), mode="clip") == codes
+
+    def violations(self, config: Mapping[str, object]) -> list[str]:
+        out = super().violations(config)
+        if not out and not self.holds(np.array([self.key(cast(Config, config))]))[0]:
+            n = len(self._recorded)
+            out = [f"constraint 'was recorded' does not hold: the recording has {n} others and not this one"]
+        return out
+
+    @cached_property
+    def _enumerated(self) -> Array | None:
+        legal = self._recorded[super().holds(self._recorded)]
+        return legal[np.argsort(legal @ self._radix)]
+
+
 @dataclass(frozen=True)
 class Recording:
     """A recorded space in memory; ``rows`` by the key of the configuration."""
@@ -64,12 +99,14 @@ class Recording:
 
     @property
     def hash(self) -> str:
-        """Of both files: another recording under the same name is another subject."""
+        """Of both files, and of how they are read: another recording under the same name is another subject."""
         content = (self.folder / META).read_bytes() + (self.folder / TABLE).read_bytes()
+        if isinstance(self.space, SampledSpace):
+            content += b"a space of what was recorded"  # it was once the whole one
         return sha256(content).hexdigest()[:16]
 
     def row(self, config: Config) -> Row:
-        """What was recorded; :class:`Rejected` if this legal configuration is not in the table."""
+        """What was recorded; :class:`Rejected` if this configuration is not in the table."""
         found = self.rows.get(self.space.key(config))
         if found is None:
             raise Rejected("compile", "this configuration was not recorded")
@@ -105,7 +142,8 @@ def load_recording(folder: Path) -> Recording:
         raise UsageError(f"{folder} cannot be read as a recorded space: {type(error).__name__}: {error}") from None
     if len(rows) < int(meta.get("n", 0)):
         raise UsageError(f"{folder}: the table has {len(rows)} rows, {META} speaks of {meta['n']}; it is cut short")
-    return Recording(folder, meta, space, rows)
+    is_whole = space.is_enumerable and len(rows) >= space.cardinality
+    return Recording(folder, meta, space if is_whole else SampledSpace(space, rows.keys()), rows)
 
 
 def save_recording(

@@ -1,9 +1,16 @@
 import json
+from random import Random
+from typing import get_args
 
+import numpy as np
 import pytest
 
+from evotune import history
 from evotune.record import PARTIAL, record
-from evotune.replay import load_recording
+from evotune.replay import OK, Row, load_recording, save_recording
+from evotune.session import tune
+from evotune.settings import Run, load
+from evotune.space import ConfigSpace
 from tests.toy import LADDER, SPACE, ToyEvaluator, latency_ms
 
 
@@ -70,6 +77,65 @@ def test_failures_are_recorded_once_by_what_failed(tmp_path):
     meta = json.loads((tmp_path / "rec" / "meta.json").read_text())
     assert meta["n_compile_fail"] == SPACE.cardinality // 2
     assert evaluator.calls["measure"] == SPACE.cardinality
+
+
+class Silent:
+    def on_note(self, text):
+        pass
+
+    def on_trial(self, trial, tuner, *, is_best):
+        pass
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sampled") / "rec"
+    make(folder, samples=10)
+    return folder
+
+
+@pytest.mark.parametrize("search", get_args(Run.model_fields["search"].annotation))
+def test_a_search_on_a_sample_evaluates_what_was_recorded_and_nothing_else(sample, tmp_path, search):
+    recorded = load_recording(sample)
+    chosen = {"run.max_evaluations": 60, "run.search": search, "run.journal": str(tmp_path / "j.db")}
+    result = tune(str(sample), load(None, {**chosen, "llm.provider": "mock"}, {}), observer=Silent())
+    trials = history.load(tmp_path / "j.db").trials
+    assert {recorded.space.key(trial.config) for trial in trials} <= set(recorded.rows)
+    assert not any(trial.failure for trial in trials)
+    assert result.stopped == "exhausted"
+    assert result.best["latency_ms"] == min(row.time_ms for row in recorded.rows.values())
+
+
+def test_what_was_not_recorded_is_not_legal_in_the_space_of_a_sample(sample):
+    recording = load_recording(sample)
+    space = recording.space
+    assert space.cardinality == len(recording.rows)
+    assert {tuple(key) for key in space.keys.tolist()} == set(recording.rows)
+    assert space.default == SPACE.default
+    for row in range(SPACE.cardinality):
+        config = SPACE.config(row)
+        is_recorded = SPACE.key(config) in recording.rows
+        assert (space.violations(config) == []) == is_recorded
+        assert space.holds(SPACE.keys[row : row + 1]).tolist() == [is_recorded]
+        if is_recorded:
+            assert space.config(space.row(config)) == config
+    assert space.violations({**SPACE.default, "tile": 7}) == ["tile = 7 is not one of [16, 32, 64, 128]"]
+    neighbours = [SPACE.key(c) for row in range(space.cardinality) for c in space.neighbors(space.config(row))]
+    assert set(neighbours) <= set(recording.rows)
+
+
+def test_a_space_that_is_too_large_to_list_is_replayed_as_far_as_it_was_recorded(tmp_path):
+    whole = ConfigSpace.from_dict({f"p{i}": list(range(50)) for i in range(12)}, ["p0 <= p1"])
+    assert not whole.is_enumerable
+    assert whole.cartesian > 2**63
+    rows = {whole.key(c): Row(1.0 + i, OK, 1.0, 1.0, 0.0) for i, c in enumerate(whole.sample(Random(0), 30))}
+    save_recording(tmp_path / "large", {}, whole, rows)
+    space = load_recording(tmp_path / "large").space
+    assert space.cardinality == len(rows) == 30
+    assert all(space.violations(space.config(row)) == [] for row in range(30))
+    assert [space.row(space.config(row)) for row in range(30)] == list(range(30))
+    assert space.holds(np.array(list(rows))).all()
+    assert not any(space.holds(np.array([whole.key(c) for c in whole.sample(Random(1), 30)])))
 
 
 def test_a_sample_holds_the_default_and_says_that_it_is_not_all(tmp_path):

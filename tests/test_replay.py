@@ -30,6 +30,7 @@ def test_a_saved_recording_loads_as_it_was_and_the_same_content_gives_the_same_b
         k: r if r.time_ms else Row(None, r.status, 200.0, r.bench_ms, 0.02) for k, r in rows.items()
     }
     assert loaded.space.default == SPACE.default
+    assert type(loaded.space) is ConfigSpace  # a sample would make another one
     assert loaded.meta["exhaustive"]
     assert loaded.meta["optimum_ms"] == 1.0
     before = (tmp_path / "toy" / "space.csv.gz").read_bytes()
