@@ -14,6 +14,7 @@ from evotune.asking import name_model, open_prompts
 from evotune.batch.jobs import Batch, InAll, Job
 from evotune.budget import Budget
 from evotune.errors import DeviceError, UsageError
+from evotune.facts import GIVEN
 from evotune.gpu.detect import Gpu
 from evotune.gpu.target import FACTS
 from evotune.journal import Journal
@@ -25,7 +26,7 @@ from evotune.settings import Settings
 from evotune.subject import find_subject, gpus_here
 from evotune.transfer import WARM_START
 
-# What only the device itself tells of a run, and a source only when it is read.
+# What only the device itself tells of a run, and the source of a warm start only when it is read.
 NOT_PLANNED = ("device", "versions", WARM_START)
 
 
@@ -161,9 +162,9 @@ def _look(job: Job, load: Callable[[Path], LoadedKernel], gpus: Callable[[], Seq
         else:
             Budget.of(run, subject.roofline.bound_ms if subject.roofline else None, subject.target)
             described = describe(subject.story.problem, subject.target, job.settings)
-            return PlannedJob(job, _key(subject.name, subject.source_hash, described))
+            return PlannedJob(job, _key(subject.name, subject.source_hash, described, run.warm_start))
     kernel = load(content.find(job.kernel, content.KERNELS))
-    key = _key(kernel.name, kernel.source_hash, _described_elsewhere(kernel, job.settings))
+    key = _key(kernel.name, kernel.source_hash, _described_elsewhere(kernel, job.settings), run.warm_start)
     return PlannedJob(job, key, trouble=trouble)
 
 
@@ -192,10 +193,10 @@ def _less_device(description: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def _twice(planned: Sequence[PlannedJob]) -> list[str]:
     """Jobs that would be one run, however they are spelt: budgets do not tell runs apart."""
-    first: dict[tuple[str, str | None], Job] = {}
+    first: dict[str, Job] = {}
     out: list[str] = []
     for job, key in ((p.job, p.key) for p in planned):
-        same = first.setdefault((key, job.settings.run.warm_start), job)
+        same = first.setdefault(key, job)
         if same is not job:
             out.append(
                 f"{job.where}: {job} would be the same run as {same.where}: {same}; leave one out, or give it "
@@ -219,16 +220,20 @@ def _known_runs(journal: Journal) -> dict[str, Known]:
         "(SELECT COUNT(*) FROM trial WHERE run=run.id AND done_order IS NOT NULL), "
         "(SELECT COALESCE(SUM(spent_usd), 0) FROM llm_call WHERE run=run.id) FROM run ORDER BY rowid"
     )
+    notes = journal.read("SELECT run, text FROM note WHERE kind=?", GIVEN)
+    given = {run_id: json.loads(text).get("run", {}).get("warm_start") for run_id, text in notes}
     here: dict[str, Known] = {}
     elsewhere: dict[str, dict[str, Known]] = {}
     for run_id, kernel, source_hash, text, result, evaluations, usd in rows:
         known = Known(run_id, evaluations, usd, result_of(result, evaluations))
         description = json.loads(text)
-        here[_key(kernel, source_hash, description)] = known
-        elsewhere.setdefault(_key(kernel, source_hash, _less_device(description)), {})[text] = known
+        # As it was given, or else by its content, as which none is given.
+        source = (given.get(run_id) or description[WARM_START]) if WARM_START in description else None
+        here[_key(kernel, source_hash, description, source)] = known
+        elsewhere.setdefault(_key(kernel, source_hash, _less_device(description), source), {})[text] = known
     return {key: next(iter(known.values())) for key, known in elsewhere.items() if len(known) == 1} | here
 
 
-def _key(kernel: str, source_hash: str, description: Mapping[str, Any]) -> str:
+def _key(kernel: str, source_hash: str, description: Mapping[str, Any], source: str | None) -> str:
     described = {name: value for name, value in description.items() if name not in NOT_PLANNED}
-    return json.dumps([kernel, source_hash, described, WARM_START in description], sort_keys=True)
+    return json.dumps([kernel, source_hash, described, source], sort_keys=True)

@@ -302,6 +302,20 @@ def test_a_run_that_was_killed_after_it_had_gone_on_is_not_done(batch):
     assert [p.state for p in batch.plan().jobs] == ["goes on"] * 3
 
 
+def test_a_job_is_known_by_the_source_that_warms_it(batch):
+    cold, *sources = batch.names
+    recorded(Path(sources[1]), device="three", factor=2.0)
+    batch.jobs = [{"kernel": cold}]
+    batch()
+    batch.jobs = [{"kernel": cold, "warm_start": source} for source in sources]
+    assert [p.state for p in batch.plan().jobs] == ["new", "new"]
+    first = batch()
+    assert [p.state for p in batch.plan().jobs] == ["done", "done"]
+    batch.jobs.reverse()
+    assert [o.result["run_id"] for o in batch()] == [o.result["run_id"] for o in reversed(first)]
+    assert batch.begun == []
+
+
 def test_an_edited_kernel_is_tuned_anew(batch):
     first = batch()
     recorded(Path(batch.names[0]), device="one", factor=2.0)
