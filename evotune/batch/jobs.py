@@ -56,6 +56,9 @@ class _Own(Section):
     priority: int = 0
 
 
+KEYS = (*_Own.model_fields, *OPTIONS)
+
+
 @dataclass(frozen=True)
 class Job:
     """One kernel at one shape on one target. ``where`` is its entry in the file."""
@@ -97,7 +100,9 @@ def read_batch(path: Path, base: Settings) -> Batch:
     values = {key: value for key, value in read_yaml(path).items() if value is not None}
     entries = dict(_entries(values))
     defaults = entries.pop(DEFAULTS, {})
-    wrong = _wrong(_File, values, _spelt) + _problems(DEFAULTS, defaults, {})
+    stray = [key for key in values if key in KEYS]
+    wrong = _wrong(_File, {key: value for key, value in values.items() if key not in stray}, _spelt)
+    wrong += [_belongs(key) for key in stray] + _problems(DEFAULTS, defaults, {})
     wrong += [line for where, entry in entries.items() for line in _problems(where, entry, defaults)]
     if wrong:
         raise UsageError(_message(path, wrong))
@@ -120,9 +125,14 @@ def _entries(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
             yield where, {key: value for key, value in pairs if isinstance(key, str)}
 
 
+def _belongs(key: str) -> str:
+    """Where a key belongs that stands beside the jobs."""
+    together = f", and in_all.{key} for all together" if key in InAll.model_fields else ""
+    return f"{key} is a key of a job and not of the file; {DEFAULTS}.{key} is for each of them{together}"
+
+
 def _problems(where: str, entry: Mapping[str, Any], defaults: Mapping[str, Any]) -> list[str]:
-    known = [*_Own.model_fields, *OPTIONS]
-    unknown = [f"{where}.{key} is not known{nearest(key, known)}" for key in entry if key not in known]
+    unknown = [f"{where}.{key} is not known{nearest(key, KEYS)}" for key in entry if key not in KEYS]
     inherited = {"kernel": "any"} if where == DEFAULTS else {k: v for k, v in defaults.items() if k == "kernel"}
     own = _wrong(_Own, {**inherited, **_own(entry)}, lambda path: f"{where}.{_spelt(path)}")
     options = _wrong(Settings, _nested(entry), lambda path: f"{where}.{_OPTION_AT[path]}")

@@ -120,6 +120,16 @@ def test_all_that_is_wrong_is_told_at_once_with_its_place_and_the_nearest_name(t
                 "jobs[0].kernel is 7; it should be a valid string",
             ],
         ),
+        (
+            "{kernel: matmul, max_usd: 2, shapes: [1]}",
+            [
+                "jobs is missing",
+                "kernel is a key of a job and not of the file; defaults.kernel is for each of them",
+                "max_usd is a key of a job and not of the file; defaults.max_usd is for each of them, and "
+                "in_all.max_usd for all together",
+                "shapes is a key of a job and not of the file; defaults.shapes is for each of them",
+            ],
+        ),
         ("{defaults: {sed: 1}}", ["jobs is missing", "defaults.sed is not known (did you mean 'seed'?)"]),
     ],
 )
