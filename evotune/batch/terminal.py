@@ -45,7 +45,9 @@ def print_outcomes(outcomes: Sequence[Outcome], console: Console) -> None:
         if outcome.why is not None:
             console.print(Text(f"{outcome.job}: {outcome.state}: {outcome.why}"))
     states = Counter(outcome.state for outcome in outcomes)
-    console.print(f"{count(len(outcomes), 'job')}: {', '.join(f'{n} {state}' for state, n in states.items())}")
+    before = sum(outcome.was_done for outcome in outcomes)
+    told = ", ".join(f"{n} {state}" for state, n in states.items())
+    console.print(f"{count(len(outcomes), 'job')}: {told}{f'; {before} done before' if before else ''}")
 
 
 def _row(outcome: Outcome) -> list[str | Text]:

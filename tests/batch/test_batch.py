@@ -96,9 +96,11 @@ def test_the_same_command_again_runs_nothing_and_tells_the_same(batch, capsys):
         "job 2 of 3: two on auto (so far 1 found)",
         "job 3 of 3: three on auto (so far 2 found)",
     ]
+    print_outcomes(first, Output())
+    assert "3 jobs: 3 found\n" in capsys.readouterr().out
     again = batch()
     print_outcomes(again, Output())
-    assert "3 jobs: 3 found" in capsys.readouterr().out
+    assert "3 jobs: 3 found; 3 done before\n" in capsys.readouterr().out
     assert batch.begun == []
     assert [o.result["best"] for o in again] == [o.result["best"] for o in first]
     assert [planned.state for planned in batch.plan().jobs] == ["done"] * 3
