@@ -57,6 +57,7 @@ class _Own(Section):
 
 
 KEYS = (*_Own.model_fields, *OPTIONS)
+TOLD = ("search", "seed", "warm_start")  # where they are no defaults: they tell runs of a kernel apart
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,14 @@ class Job:
 
     def __str__(self) -> str:
         run = self.settings.run
-        return " ".join(filter(None, (self.kernel, run.shape, f"on {run.target}")))
+        return " ".join(filter(None, (self.kernel, run.shape, f"on {run.target}"))) + self.apart
+
+    @property
+    def apart(self) -> str:
+        """What tells it from a job of the same kernel, shape and target: ``, seed 2``."""
+        run = self.settings.run
+        names = [name for name in TOLD if getattr(run, name) != Run.model_fields[name].default]
+        return "".join(f", {name.replace('_', ' ')} {getattr(run, name)}" for name in names)
 
     def to_json(self) -> dict[str, Any]:
         """What a plan and a result of a batch say of it."""

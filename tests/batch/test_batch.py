@@ -326,6 +326,7 @@ def test_an_edited_kernel_is_tuned_anew(batch):
 
 
 def test_the_index_leads_to_a_page_for_each_run_and_text_stays_text(batch):
+    batch.jobs[2]["seed"] = 7
     outcomes = batch(two=DeviceError("<script>alert(1)</script>"))
     folder = batch.folder / "pages"
     folder.mkdir()
@@ -336,6 +337,7 @@ def test_the_index_leads_to_a_page_for_each_run_and_text_stays_text(batch):
     for link in links:
         assert "<!doctype html>" in (folder / link).read_text(encoding="utf-8")
     assert "&lt;script&gt;alert(1)" in index
+    assert index.count(", seed 7</th>") == 1
     assert "<script" not in index
     assert len(re.findall("<tr>", index)) == 4
     for link in links:  # whose runs have ended: what stands there is not made again
@@ -362,7 +364,7 @@ def test_the_command_plans_runs_and_tells(batch, monkeypatch, capsys):
     )
     code, out, _ = evotune(monkeypatch, capsys, jobs, "--dry-run")
     assert code == 0
-    assert "   1  ./one on auto: new, 4 evaluations\n" in out
+    assert "   1  ./one on auto, seed 3: new, 4 evaluations\n" in out
     assert "2 jobs: 2 new\nat most 8 evaluations in all; journal .evotune/journal.db\n" in out
     assert not Path(".evotune").exists()
     code, out, err = evotune(monkeypatch, capsys, jobs, "--json", "--report", "pages")

@@ -12,6 +12,7 @@ from evotune.batch import plan_batch, read_batch
 from evotune.batch.jobs import NO_OPTIONS, OPTIONS
 from evotune.cli.run import run
 from evotune.errors import UsageError
+from evotune.kernel import load_kernel
 from evotune.settings import Settings, load
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +47,23 @@ def test_each_kernel_is_tuned_at_each_shape_for_each_target_and_high_priority_co
         "vector_add on auto",
         "softmax on auto",
         "attention on auto",
+    ]
+
+
+def test_jobs_that_differ_in_what_tells_runs_apart_are_called_by_it(tmp_path):
+    batch = read(
+        tmp_path,
+        """
+        jobs:
+          - {kernel: matmul, shapes: [small]}
+          - {kernel: matmul, shapes: [small], seed: 2, max_evaluations: 9, provider: mock}
+          - {kernel: matmul, shapes: [small], search: mfbo, warm_start: a.db}
+        """,
+    )
+    assert [str(job) for job in batch.jobs] == [
+        "matmul small on auto",
+        "matmul small on auto, seed 2",
+        "matmul small on auto, search mfbo, warm start a.db",
     ]
 
 
@@ -194,6 +212,7 @@ def test_jobs_that_would_be_one_run_are_refused_however_they_are_spelt(tmp_path,
     copied = Path(shutil.copy(ROOT / "kernels/matmul.py", tmp_path / "copy.py"))
     monkeypatch.chdir(ROOT)
     monkeypatch.setattr("evotune.subject.detect", list)
+    monkeypatch.setattr("evotune.batch.plan.load_checked", load_kernel)  # no process for each kernel
     with pytest.raises(UsageError) as error:
         plan_batch(read(tmp_path, text.replace("copy.py", str(copied))), base(tmp_path), {})
     lines = str(error.value).replace(f"{tmp_path}/", "").splitlines()
