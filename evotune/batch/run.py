@@ -131,14 +131,15 @@ class _Purse:
         self._started_s = time.monotonic()
 
     def why_not(self, planned: PlannedJob) -> str | None:
-        """Which limit is reached, if one is."""
-        settings, spent = self.limited(planned), self._of(planned)
-        if settings.run.max_evaluations <= spent.evaluations:
-            return f"all {self._may.max_evaluations} evaluations of the batch are spent"
-        if settings.run.max_seconds is not None and settings.run.max_seconds <= 0:
-            return f"all {self._may.max_seconds} s of the batch are spent"
-        if settings.llm.max_usd is not None and settings.llm.max_usd <= spent.usd:
-            return f"all ${self._may.max_usd} of the batch are spent"
+        """Which limit of the batch is reached, if one is; what a job may do itself, its run knows."""
+        may, settings, spent = self._may, self.limited(planned), self._of(planned)
+        # A run that was cut off in its finals has made all its evaluations, and has them yet to hold.
+        if settings.run.max_evaluations <= spent.evaluations < planned.job.settings.run.max_evaluations:
+            return f"all {may.max_evaluations} evaluations of the batch are spent"
+        if may.max_seconds is not None and (settings.run.max_seconds or 0) <= 0:
+            return f"all {may.max_seconds} s of the batch are spent"
+        if may.max_usd is not None and (settings.llm.max_usd or 0) <= spent.usd:
+            return f"all ${may.max_usd} of the batch are spent"
         return None
 
     def limited(self, planned: PlannedJob) -> Settings:

@@ -304,6 +304,18 @@ def test_a_run_that_was_killed_after_it_had_gone_on_is_not_done(batch):
     assert [p.state for p in batch.plan().jobs] == ["goes on"] * 3
 
 
+def test_a_run_that_was_cut_off_in_its_finals_holds_them(batch):
+    first = batch()
+    with contextlib.closing(sqlite3.connect(batch.folder / "j.db")) as journal:
+        journal.execute("UPDATE run SET result=NULL, stopped=NULL WHERE id=?", [first[1].result["run_id"]])
+        journal.commit()
+    again = batch()
+    assert states(again) == ["found"] * 3
+    assert [outcome.was_done for outcome in again] == [True, False, True]
+    assert again[1].result["run_id"] == first[1].result["run_id"]
+    assert again[1].result["evaluations"] == 5
+
+
 def test_a_job_is_known_by_the_source_that_warms_it(batch):
     cold, *sources = batch.names
     recorded(Path(sources[1]), device="three", factor=2.0)

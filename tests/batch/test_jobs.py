@@ -223,6 +223,7 @@ def test_every_option_of_a_run_that_is_a_setting_is_a_key_of_a_job():
     not_settings = {
         "kernel",
         "out",
+        "per_model",
         "journal",
         "track",
         "fresh",
