@@ -10,9 +10,10 @@ import hashlib
 import importlib.util
 import json
 import sys
+import sysconfig
 import traceback
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -125,16 +126,22 @@ except UsageError:
 os._exit({_IMPORTED})
 """
 
+STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
 REQUIRED = ("name", "shapes", "backends", "tolerance", "inputs", "reference", "flops", "bytes_moved")
 
 
 @dataclass(frozen=True)
 class LoadedKernel:
-    """A kernel file, checked, with the hash of its text."""
+    """A kernel file, checked, with the hash of its text.
+
+    ``neighbours`` has the modules of the user's that the file imports from its own folder or below, by
+    their paths in it.
+    """
 
     path: Path
     source: str
     definition: Kernel
+    neighbours: Mapping[str, bytes] = field(default_factory=dict[str, bytes])
 
     @property
     def name(self) -> str:
@@ -142,7 +149,9 @@ class LoadedKernel:
 
     @property
     def source_hash(self) -> str:
-        return digest(self.source)
+        """Of the file's text, and of its neighbours' if it has any."""
+        beside = [f"{name} {hashlib.sha256(text).hexdigest()}" for name, text in sorted(self.neighbours.items())]
+        return digest("\n".join([self.source, *beside]))
 
     def backend(self, name: str) -> Backend:
         """The build for a backend; :class:`UsageError` if the file has none."""
@@ -164,7 +173,8 @@ def load_kernel(path: Path) -> LoadedKernel:
     """Import a kernel file and check that it is complete.
 
     ``FILE.py:NAME`` is a Triton kernel in a module of the user's; :mod:`evotune.decorated` says what
-    the module must have beside it.
+    the module must have beside it. While it is imported, modules of its folder can be: those that it imports
+    then are its neighbours, unless the program had imported them before.
 
     Raises:
         UsageError: The file is missing, does not import, or lacks names (all are listed).
@@ -176,11 +186,11 @@ def load_kernel(path: Path) -> LoadedKernel:
         source = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"cannot read {file}: {error}") from None
-    module = _import(file)
+    module, neighbours = _import(file)
     from evotune import decorated  # it builds on this module
 
     if name:
-        return LoadedKernel(path, source, cast(Kernel, decorated.define(module, name, str(file))))
+        return LoadedKernel(path, source, cast(Kernel, decorated.define(module, name, str(file))), neighbours)
     if missing := [n for n in REQUIRED if not hasattr(module, n)]:
         inside = decorated.kernels(module)
         raise UsageError(
@@ -189,7 +199,7 @@ def load_kernel(path: Path) -> LoadedKernel:
         )
     if problems := _problems(module):
         raise UsageError(f"{path}: " + "; ".join(problems))
-    return LoadedKernel(path, source, cast(Kernel, module))
+    return LoadedKernel(path, source, cast(Kernel, module), neighbours)
 
 
 def check_import(path: Path, timeout_s: float = IMPORT_TIMEOUT_S) -> None:
@@ -253,17 +263,43 @@ def _problems(module: Any) -> list[str]:
     return out
 
 
-def _import(path: Path) -> ModuleType:
+_imported: set[str] = set()
+"""Names of the modules that kernel files imported from their folders: another folder may have the same."""
+
+
+def _import(path: Path) -> tuple[ModuleType, dict[str, bytes]]:
+    """A kernel file as a module, and its neighbours."""
+    folder = path.resolve().parent
     name = f"evotune_kernel_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:12]}"
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise UsageError(f"{path} is not a Python file; its name must end in .py")
     module = importlib.util.module_from_spec(spec)
+    for other in _imported:
+        sys.modules.pop(other, None)
+    _imported.clear()
+    known = set(sys.modules)
     sys.modules[name] = module  # dataclasses in the file look their module up
+    # Last, unlike the folder of a script: a folder of kernels may well hold a copy.py or a select.py.
+    sys.path.append(str(folder))
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:  # the user's file may raise anything
         sys.modules.pop(name, None)
         at = f" (line {error.lineno})" if isinstance(error, SyntaxError) else ""
         raise UsageError(f"{path} does not import: {type(error).__name__}: {error}{at}") from error
-    return module
+    finally:
+        sys.path.remove(str(folder))
+        beside = {n: file for n in set(sys.modules) - known - {name} if (file := _beside(n, folder))}
+        _imported.update(beside)
+    return module, {file.relative_to(folder).as_posix(): file.read_bytes() for file in beside.values()}
+
+
+def _beside(name: str, folder: Path) -> Path | None:
+    """The file of a loaded module if it is the user's, in this folder or below; None of those installed there."""
+    given = getattr(sys.modules[name], "__file__", None)
+    if given is None or name.partition(".")[0] == __name__.partition(".")[0]:
+        return None
+    file = Path(given).resolve()
+    is_installed = {"site-packages", "dist-packages"} & set(file.parts) or file.is_relative_to(STANDARD_LIBRARY)
+    return file if file.is_relative_to(folder) and not is_installed else None

@@ -164,8 +164,7 @@ class CrossCompiler:
             self._idle.put(worker)
 
     def _path(self, **what: Any) -> Path | None:
-        """Where a result is kept. The name depends on everything that the result does, except modules
-        of the user's that the kernel file imports."""
+        """Where a result is kept. The name depends on everything that the result does."""
         if self._cache is None:
             return None
         switches = {k: v for k, v in os.environ.items() if k.startswith("TRITON_") and k != "TRITON_CACHE_DIR"}
