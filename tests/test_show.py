@@ -322,3 +322,26 @@ def test_a_value_with_a_line_break_is_shown_as_what_it_is(tmp_path, monkeypatch,
     _, trial, _ = command(monkeypatch, capsys, "--trial", 2, "--journal", tmp_path / "j.db")
     assert r"PRECISION ieee -> 'tf32\nx3'" in run
     assert r"PRECISION='tf32\nx3'" in trial
+
+
+@pytest.mark.parametrize(
+    "arguments", [["show"], ["export", "--format", "json"], ["report", "--out", "page.html"]], ids=lambda a: a[0]
+)
+def test_whoever_reads_a_journal_finds_it_where_a_run_would_record_it(tmp_path, monkeypatch, capsys, arguments):
+    for name, where in {"environment": "e.db", "file": "f.db", "flag": "g.db"}.items():
+        write(tmp_path / where, [MATMUL, BEST], kernel=f"from_the_{name}")
+    (tmp_path / "c.yaml").write_text("run:\n  journal: f.db\n")
+    monkeypatch.chdir(tmp_path)
+
+    def kernel_of(*options):
+        monkeypatch.setattr(sys, "argv", ["evotune", *arguments, *options])
+        with pytest.raises(SystemExit):
+            main()
+        out, err = capsys.readouterr()
+        text = (tmp_path / "page.html").read_text() if arguments[0] == "report" else out + err
+        return set(re.findall("from_the_[a-z]+", text))
+
+    assert kernel_of("--config", "c.yaml") == {"from_the_file"}
+    monkeypatch.setenv("EVOTUNE_RUN_JOURNAL", "e.db")
+    assert kernel_of("--config", "c.yaml") == {"from_the_environment"}
+    assert kernel_of("--config", "c.yaml", "--journal", "g.db") == {"from_the_flag"}

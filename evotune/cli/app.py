@@ -56,6 +56,11 @@ def read_settings(path: Path | None, flags: dict[str, Any]) -> Settings:
     return settings.load(path or settings.default_path(), flags, os.environ)
 
 
+def journal_path(given: Path | None, config: Path | None) -> Path:
+    """The journal of ``--journal``, the environment, a settings file, or where runs are recorded without them."""
+    return Path(read_settings(config, {"run.journal": None if given is None else str(given)}).run.journal)
+
+
 def log_to(terminal: Any) -> None:
     """Let warnings of the library reach the person who runs it, above the live line."""
 

@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from evotune.cli.app import NOTHING_FOUND, app
+from evotune.cli.app import NOTHING_FOUND, app, journal_path
 from evotune.errors import UsageError
-
-JOURNAL = Path(".evotune/journal.db")
 
 
 @app.command()
@@ -24,7 +22,8 @@ def export(
     every: Annotated[bool, typer.Option("--all", help="All runs of the journal.")] = False,
     form: Annotated[str, typer.Option("--format", help="triton, helion, json, t4, vllm, dispatch, lookup.")],
     out: Annotated[Path | None, typer.Option(help="Write to this file, or over it, or into this folder.")] = None,
-    journal: Annotated[Path, typer.Option(help="Where the run is recorded.")] = JOURNAL,
+    journal: Annotated[Path | None, typer.Option(help="Where the run is recorded.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A settings file like config.yaml.")] = None,
 ) -> None:
     """Write what a run found as code or JSON.
 
@@ -48,12 +47,13 @@ def export(
     exporting.check(form)
     if out is not None:
         files.check_writable(out / "a file" if out.is_dir() else out)
+    recorded = journal_path(journal, config)
     if every and runs:
         raise UsageError(f"--all takes all runs; leave {' '.join(runs)} out, or --all")
     chosen: list[str | None] = [*runs] if runs else [None]
     if every:
-        chosen = [run.run_id for run in history.runs(journal)]
-    found = exporting.FORMATS[form].find([history.load(journal, run) for run in chosen])
+        chosen = [run.run_id for run in history.runs(recorded)]
+    found = exporting.FORMATS[form].find([history.load(recorded, run) for run in chosen])
     made = exporting.export(found, form)
     if made is None:
         ids = " ".join(run.summary.run_id for run in found.runs)

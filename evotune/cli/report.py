@@ -9,8 +9,7 @@ from typing import Annotated
 
 import typer
 
-from evotune.cli.app import INTERRUPTED, app
-from evotune.cli.show import JOURNAL
+from evotune.cli.app import INTERRUPTED, app, journal_path
 from evotune.errors import UsageError
 
 OUT = Path("report.html")
@@ -25,7 +24,8 @@ def report(
     out: Annotated[
         Path | None, typer.Option(help=f"Write the page to this file, or over it ({OUT} if not given).")
     ] = None,
-    journal: Annotated[Path, typer.Option(help="Where runs are recorded.")] = JOURNAL,
+    journal: Annotated[Path | None, typer.Option(help="Where runs are recorded.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A settings file like config.yaml.")] = None,
     watch: Annotated[
         bool, typer.Option("--watch", help="Serve the page to this machine, with news of the run, until Ctrl-C.")
     ] = False,
@@ -45,15 +45,16 @@ def report(
 
       evotune report --watch
     """
+    path = journal_path(journal, config)
     if watch:
         if out is not None:
             raise UsageError("--watch writes no file; leave --out out, or --watch")
-        _watch(journal, run, port or 0)
+        _watch(path, run, port or 0)
     if port is not None:
         raise UsageError("--port is for --watch; give that too, or leave --port out")
     from evotune.report import write_report
 
-    found = write_report(journal, run, out or OUT)
+    found = write_report(path, run, out or OUT)
     typer.echo(f"run {found}: {out or OUT}")
 
 

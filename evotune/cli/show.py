@@ -8,10 +8,8 @@ from typing import Annotated
 
 import typer
 
-from evotune.cli.app import app
+from evotune.cli.app import app, journal_path
 from evotune.errors import UsageError
-
-JOURNAL = Path(".evotune/journal.db")
 
 
 @app.command()
@@ -24,7 +22,8 @@ def show(
         int | None, typer.Option(min=1, help="Everything about one trial, by the number that a run prints.")
     ] = None,
     every: Annotated[bool, typer.Option("--all", help="List the runs, the latest first.")] = False,
-    journal: Annotated[Path, typer.Option(help="Where runs are recorded.")] = JOURNAL,
+    journal: Annotated[Path | None, typer.Option(help="Where runs are recorded.")] = None,
+    config: Annotated[Path | None, typer.Option(help="A settings file like config.yaml.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")] = False,
 ) -> None:
     """Tell what runs found, of finished ones and of those that go on.
@@ -39,16 +38,17 @@ def show(
     """
     from evotune import history, showing
 
+    path = journal_path(journal, config)
     if every:
         if run is not None or trial is not None:
             raise UsageError("--all lists all runs; leave the run and --trial out")
-        runs = history.runs(journal)
-        text = json.dumps(showing.runs_json(runs)) if as_json else showing.runs_text(runs, journal)
+        runs = history.runs(path)
+        text = json.dumps(showing.runs_json(runs)) if as_json else showing.runs_text(runs, path)
     else:
-        found = history.load(journal, run)
+        found = history.load(path, run)
         if trial is not None:
             one = showing.trial_of(found, trial)
             text = json.dumps(showing.trial_json(found, one)) if as_json else showing.trial_text(found, one)
         else:
-            text = json.dumps(showing.run_json(found, journal)) if as_json else showing.run_text(found, journal)
+            text = json.dumps(showing.run_json(found, path)) if as_json else showing.run_text(found, path)
     typer.echo(text)

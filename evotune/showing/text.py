@@ -14,13 +14,14 @@ from evotune.report.cost import costs
 from evotune.report.kept import KINDS
 from evotune.report.summary import Summary, command, summary
 from evotune.result import commonest_reasons, why_ended
+from evotune.settings import Run
 from evotune.showing.objects import default_of, failures_of, formats_of, parents_of
 from evotune.showing.page import Page, changes, config_of, count, difference, listed, minute, pairs
 from evotune.terminal import milliseconds
 from evotune.trial import Measurement, Trial
 
-# Where runs are recorded unless they are told otherwise: `run.journal` in config.yaml.
-JOURNAL = Path(".evotune/journal.db")
+JOURNAL = Path(Run().journal)
+"""Where runs are recorded unless they are told otherwise."""
 
 
 def runs_text(runs: Sequence[RunSummary], journal: Path) -> str:
