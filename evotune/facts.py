@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 from evotune.journal import Run
 from evotune.llm import Roofline
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
 # Kinds of notes, each one JSON value.
 GIVEN, SPACE, ROOFLINE = "given", "space", "roofline"
-# Settings of a run that say when to stop.
-BUDGETS = ("max_evaluations", "max_seconds", "target_latency_ms", "roofline_share", "no_progress")
 
 
 def keep(run: Run, name: str, settings: Settings, space: ConfigSpace, roofline: Roofline | None) -> None:
@@ -37,10 +36,21 @@ def keep(run: Run, name: str, settings: Settings, space: ConfigSpace, roofline: 
 
 
 def keep_given(run: Run, name: str, settings: Settings) -> None:
-    """Commit what a new run was asked for, and of its settings the shape, the budget, the source and the model."""
-    wanted = {"run": {"target", "shape", "gpus", "warm_start", *BUDGETS}, "llm": {"provider", "model"}}
-    chosen = settings.model_dump(include=wanted, exclude_defaults=True)
-    run.note(GIVEN, json.dumps({"kernel": name, **chosen}))
+    """Commit what a new run was asked for: all settings that are not the default, except those that its
+    description has, where it is recorded, and secrets."""
+    described = {"search", "seed", "shapes", "journal"}
+    chosen = settings.model_dump(
+        include={"run", "llm", "prompt"}, exclude={"run": described, "llm": {"key_file"}}, exclude_defaults=True
+    )
+    if url := chosen.get("llm", {}).get("base_url"):
+        chosen["llm"]["base_url"] = _without_secrets(url)
+    run.note(GIVEN, json.dumps({"kernel": name, **{key: values for key, values in chosen.items() if values}}))
+
+
+def _without_secrets(url: str) -> str:
+    """Without the user, the password and the query, any of which may be a key."""
+    parts = urlsplit(url)
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2], query=""))
 
 
 def space_to_json(space: ConfigSpace) -> dict[str, Any]:

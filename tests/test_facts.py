@@ -33,7 +33,7 @@ def test_the_users_choices_are_kept_and_no_secret_is(tmp_path):
         "run.max_evaluations": 7,
         "llm.provider": "openai",
         "llm.key_file": "/secret/place",
-        "llm.base_url": "http://user:password@localhost/v1",
+        "llm.base_url": "http://user:password@localhost:8000/v1?key=secret",
     }
     space, work = ConfigSpace.from_dict({"tile": [1, 2]}), Roofline(2.0, 1.0, 4.0, None)
     with Journal(tmp_path / "j.db") as journal:
@@ -44,7 +44,7 @@ def test_the_users_choices_are_kept_and_no_secret_is(tmp_path):
     assert given == {
         "kernel": "kernels/toy.py",
         "run": {"shape": "long", "max_evaluations": 7},
-        "llm": {"provider": "openai"},
+        "llm": {"provider": "openai", "base_url": "http://localhost:8000/v1"},
     }
     assert Roofline(**kept_work) == work
     assert "secret" not in everything

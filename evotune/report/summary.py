@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
-from evotune.facts import BUDGETS, GIVEN
+from evotune.facts import GIVEN
 from evotune.history import RunHistory
 from evotune.interval import ratio_ci95, verdict
 from evotune.report.kept import kept
@@ -83,15 +83,21 @@ def summary(history: RunHistory) -> Summary:
     )
 
 
-# Options of a run beside those that its description knows.
-OPTIONS = ("shape", "gpus", "provider", "model", *BUDGETS, "warm_start")
+# Options of settings, beside those of `run`, which are called like them. What has none is given by the environment.
+OPTIONS = {
+    ("llm", "provider"): "provider",
+    ("llm", "model"): "model",
+    ("llm", "base_url"): "base-url",
+    ("llm", "on_error"): "on-llm-error",
+    ("llm", "max_usd"): "max-usd",
+    ("prompt", "folder"): "prompts",
+}
 
 
 def command(history: RunHistory, journal: Path) -> str:
-    """The command that makes a run like this one; of a run that was made before this was kept, without the
-    name of its shape and its budget."""
+    """The command that makes a run like this one, without the secrets it was given; of a run that was made before
+    its settings were kept, without these."""
     said: Mapping[str, Any] = kept(history, GIVEN) or {}
-    chosen: dict[str, Any] = {**said.get("run", {}), **said.get("llm", {})}
     described = history.description
     named = history.summary.kernel
     words: list[str] = ["evotune", "run", said.get("kernel", named.partition(" (")[0] if history.shapes else named)]
@@ -100,19 +106,32 @@ def command(history: RunHistory, journal: Path) -> str:
         words += ["--shapes", history.summary.kernel.rpartition(" (")[2].removesuffix(")").replace(", ", ",")]
     if described.get("target", "replay") != "replay":
         words += ["--target", described["target"]]
-    for name in OPTIONS:
-        if chosen.get(name) is not None:
-            words += [f"--{name.replace('_', '-')}", str(chosen[name])]
+    variables: list[str] = []
+    for section, key, value in _settings(said):
+        option = key.replace("_", "-") if section == "run" else OPTIONS.get((section, key))
+        if option is None:
+            variables.append(_variable(section, key, value))
+        elif key != "target":  # the description has the one that was found
+            words += [f"--{option}", str(value)]
     if described.get("search", "evotune") != "evotune":
         words += ["--search", described["search"]]
     words += ["--seed", str(described.get("seed", 0)), "--journal", str(journal)]
-    settings: Mapping[str, Mapping[str, Any]] = described.get("settings", {})
-    changed = [
-        f"EVOTUNE_{section}_{key}".upper() + "=" + shlex.quote(str(value))
-        for section, values in settings.items()
-        for key, value in values.items()
+    variables += [_variable(*setting) for setting in _settings(described.get("settings", {}))]
+    return " ".join([*variables, *map(shlex.quote, words)])
+
+
+def _settings(by_section: Mapping[str, Any]) -> list[tuple[str, str, Any]]:
+    """Section, key and value of settings; what is said of a run has other things, too."""
+    return [
+        (section, key, value)
+        for section, values in by_section.items()
+        if isinstance(values, Mapping)
+        for key, value in cast(Mapping[str, Any], values).items()
     ]
-    return " ".join([*changed, *map(shlex.quote, words)])
+
+
+def _variable(section: str, key: str, value: object) -> str:
+    return f"EVOTUNE_{section}_{key}".upper() + "=" + shlex.quote("null" if value is None else str(value))
 
 
 def _default_config(history: RunHistory) -> Mapping[str, Any] | None:

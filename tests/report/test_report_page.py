@@ -203,7 +203,7 @@ def test_a_real_run_keeps_what_its_page_tells(tmp_path):
     run_id = write_report(tmp_path / "j.db", None, out)
     text = out.read_text(encoding="utf-8")
     assert run_id in part(text, "summary")
-    assert "evotune run recordings/conv_A100 --provider none --max-evaluations 12 --seed 0" in part(
+    assert "evotune run recordings/conv_A100 --max-evaluations 12 --provider none --seed 0" in part(
         text, "reproduce"
     )
     assert "legal configurations drawn" in part(text, "importance")

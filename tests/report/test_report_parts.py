@@ -1,19 +1,23 @@
 """What the page says of failures, ancestors, cost, the roofline and the run as a whole."""
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import pytest
 
-from evotune.facts import GIVEN, ROOFLINE, SPACE, space_to_json
+from evotune import cli, settings
+from evotune.cli.app import read_settings
+from evotune.facts import GIVEN, ROOFLINE, SPACE, keep_given, space_to_json
 from evotune.history import Note
-from evotune.journal import LlmCall, Rejection
+from evotune.journal import Journal, LlmCall, Rejection
 from evotune.report.ancestry import ancestry
 from evotune.report.belief import belief
 from evotune.report.cost import costs, origins
 from evotune.report.course import course
 from evotune.report.failures import failures
-from evotune.report.kept import space_of
+from evotune.report.kept import load, space_of
 from evotune.report.roofline import roof, si
 from evotune.report.summary import command, summary
 from evotune.space import ConfigSpace
@@ -136,9 +140,45 @@ def test_the_command_has_what_the_user_asked_for():
     described = {"seed": 7, "search": "mfbo", "settings": {"measure": {"low_reps": 3}}}
     history = history_of(notes=(note(GIVEN, given),), description=described)
     assert command(history, JOURNAL) == (
-        "EVOTUNE_MEASURE_LOW_REPS=3 evotune run 'my kernels/k.py' --target cpu --shape long --provider none "
-        "--max-evaluations 20 --search mfbo --seed 7 --journal 'some where/j.db'"
+        "EVOTUNE_MEASURE_LOW_REPS=3 evotune run 'my kernels/k.py' --target cpu --shape long --max-evaluations 20 "
+        "--provider none --search mfbo --seed 7 --journal 'some where/j.db'"
     )
+
+
+def test_the_command_asks_for_the_same_settings_again(tmp_path, monkeypatch):
+    flags = {
+        "run.engine": "ray",
+        "run.ray_address": "auto",
+        "run.gpus": 2,
+        "run.isolation": "strict",
+        "run.roofline_share": 0.5,
+        "run.journal": "j.db",
+        "llm.base_url": "http://localhost:1/v1",
+        "llm.on_error": "fallback",
+        "llm.max_usd": 0.25,
+        "llm.openai_model": "gpt-5",
+        "llm.structured_output": False,
+        "llm.concurrency": 1,
+        "prompt.folder": "my prompts",
+        "prompt.device": False,
+        "measure.low_reps": 3,
+    }
+    wanted = settings.load(None, flags, {})
+    with Journal(tmp_path / "j.db") as journal:
+        run = journal.open_run("toy", "cafe", {"target": "cpu", "settings": wanted.changed()})
+        keep_given(run, "toy", wanted)
+        run.release()
+    words = shlex.split(command(load(tmp_path / "j.db", None), Path("j.db")))
+    for name, value in (w.split("=", 1) for w in words[: words.index("evotune")]):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(sys, "argv", words[words.index("evotune") :])
+    monkeypatch.setattr(settings, "default_path", lambda: None)
+    asked = []
+    monkeypatch.setattr(cli.run, "read_settings", lambda *given: asked.append(read_settings(*given)) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        cli.main()
+    target = wanted.run.model_copy(update={"target": "cpu"})  # what was found here
+    assert asked == [wanted.model_copy(update={"run": target})]
 
 
 def test_the_command_of_a_run_over_shapes_names_them_in_the_order_given():
