@@ -21,6 +21,9 @@ from rich.text import Text
 
 from evotune import terminal
 from evotune.budget import Budget, Meter
+from evotune.cli import main
+from evotune.gpu import check as check_module
+from evotune.gpu.check import CheckRow
 from evotune.progress import BLOCKS, DEVICE, JsonLines, Watch, sparkline
 from evotune.terminal import Output, Terminal, device_of, print_table
 from evotune.trial import Candidate, Fidelity, Measurement, Trial
@@ -241,3 +244,27 @@ def test_output_that_cannot_be_written_ends_with_a_code_and_no_traceback(tmp_pat
     assert words in done.stderr
     assert "Traceback" not in done.stderr
     assert "Exception ignored" not in done.stderr
+
+
+def test_a_check_obeys_the_settings_and_in_json_is_one_object_though_the_kernel_prints(
+    tmp_path, monkeypatch, capsys
+):
+    kernel = tmp_path / "k.py"
+    kernel.write_text((ROOT / "kernels" / "vector_add.py").read_text() + "\nprint('hello from the kernel')\n")
+    asked = {}
+
+    def check(loaded, targets, **options):
+        asked.update(options)
+        sys.stdout.write("and from its space")
+        return [CheckRow(targets[0], {"BLOCK": 1}, ok=True)]
+
+    monkeypatch.setattr(check_module, "check", check)
+    monkeypatch.setenv("EVOTUNE_MEASURE_COMPILE_TIMEOUT_S", "7")
+    monkeypatch.setenv("EVOTUNE_RUN_SHAPE", "small")
+    monkeypatch.setattr(sys, "argv", ["evotune", "check", str(kernel), "--target", "h100", "--seed", "3", "--json"])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    out, err = capsys.readouterr()
+    assert (ended.value.code, [row["target"] for row in json.loads(out)["rows"]]) == (0, ["h100"])
+    assert "hello from the kernel" in err
+    assert (asked["timeout_s"], asked["shape"], asked["seed"]) == (7.0, "small", 3)
