@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from itertools import islice
 from pathlib import Path
 from random import Random
 from statistics import median, stdev
-from typing import Any
+from typing import Any, TextIO
 
 from evotune.errors import Rejected, UsageError
 from evotune.evaluator import Evaluator
+from evotune.facts import space_to_json
+from evotune.files import digest
 from evotune.replay import COMPILE_FAILED, META, OK, RUN_FAILED, Row, save_recording
 from evotune.space import ConfigSpace
 from evotune.trial import Fidelity, Static
@@ -49,14 +51,15 @@ def record(
 
     A pass is complete before the next begins, so that a drift of the machine falls on all
     configurations alike. What was measured is kept in ``partial.jsonl`` until the end: the same call
-    goes on where an interrupted one stopped.
+    goes on where an interrupted one stopped, and another is refused.
 
     Args:
         samples: How many configurations, drawn by ``seed``; all if None.
         on_progress: Called with (done, in all) evaluations.
 
     Raises:
-        UsageError: The folder cannot be written, or the space is too large and ``samples`` is None.
+        UsageError: The folder cannot be written, or holds another recording or part of one, or the space is too
+            large and ``samples`` is None.
     """
     if (folder / META).exists():
         raise UsageError(f"{folder} holds a recording already; give another folder, or remove it first")
@@ -67,7 +70,7 @@ def record(
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error}") from None
     with partial:
-        seen = _read(partial.name)
+        seen = _read(partial, _header(space, fidelity, meta))
         done = sum(len(s.times_ms) if s.status == OK else passes for s in seen.values())
         for number in range(passes):
             order = list(keys)
@@ -79,7 +82,8 @@ def record(
                 _add(seen, line)
                 done += 1 if line["status"] == OK else passes
                 on_progress(min(done, passes * len(keys)), passes * len(keys))
-    rows = {key: _row(s) for key, s in seen.items() if key in set(keys)}
+    wanted = set(keys)
+    rows = {key: _row(s) for key, s in seen.items() if key in wanted}
     save_recording(folder, meta, space, rows)
     (folder / PARTIAL).unlink()
 
@@ -129,14 +133,34 @@ def _one_pass(
                 yield {**line, "status": RUN_FAILED, "reason": f"{measured.failed_stage}: {measured.reason}"}
 
 
-def _read(path: str) -> dict[Key, _Seen]:
+def _header(space: ConfigSpace, fidelity: Fidelity, meta: Mapping[str, Any]) -> str:
+    """The first line of ``partial.jsonl``: what tells its measurements from others. When they were made, and how
+    often, does not."""
+    of = {name: value for name, value in meta.items() if name not in ("recorded", "passes")}
+    text = json.dumps([of, space_to_json(space), asdict(fidelity)], sort_keys=True)
+    return json.dumps({"of": digest(text)})
+
+
+def _read(partial: TextIO, header: str) -> dict[Key, _Seen]:
+    """What an earlier call measured, without a last line that was cut off; a new file gets its header."""
+    partial.seek(0)
+    complete, _, cut = partial.read().rpartition("\n")
+    if cut:  # that configuration is measured again
+        partial.truncate(len(complete.encode()) + 1 if complete else 0)
+    lines = complete.splitlines()
+    if not lines:
+        partial.write(header + "\n")
+    elif lines[0] != header:
+        raise UsageError(
+            f"{partial.name} is of another measurement: the kernel, its problem, the device, a version or the "
+            "fidelity is not what it was; give another folder, or remove that file to measure all anew"
+        )
     seen: dict[Key, _Seen] = {}
-    for text in Path(path).read_text(encoding="utf-8").splitlines():
+    for number, text in enumerate(lines[1:], 2):
         try:
-            line = json.loads(text)
-        except ValueError:
-            break  # cut off while being written; that configuration is measured again
-        _add(seen, line)
+            _add(seen, json.loads(text))
+        except (ValueError, KeyError, TypeError):
+            raise UsageError(f"{partial.name}: line {number} is no measurement; remove it, or the file") from None
     return seen
 
 

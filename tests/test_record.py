@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from evotune import history
+from evotune.errors import UsageError
 from evotune.record import PARTIAL, record
 from evotune.replay import OK, Row, load_recording, save_recording
 from evotune.session import tune
@@ -14,7 +15,7 @@ from evotune.space import ConfigSpace
 from tests.toy import LADDER, SPACE, ToyEvaluator, latency_ms
 
 
-def make(folder, evaluator=None, *, passes=2, samples=None, stop_after=None):
+def make(folder, evaluator=None, *, passes=2, samples=None, stop_after=None, **others):
     seen = []
 
     def on_progress(done, total):
@@ -26,8 +27,8 @@ def make(folder, evaluator=None, *, passes=2, samples=None, stop_after=None):
         SPACE,
         evaluator or ToyEvaluator(),
         folder,
-        {"kernel": "toy", "device": "toy"},
-        fidelity=LADDER[0],
+        {"kernel": "toy", "device": others.get("device", "toy"), "source_hash": others.get("source_hash")},
+        fidelity=others.get("fidelity", LADDER[0]),
         passes=passes,
         samples=samples,
         seed=0,
@@ -55,8 +56,8 @@ def test_an_interrupted_recording_goes_on_where_it_stopped(tmp_path):
         make(tmp_path / "rec", first, stop_after=30)
     kept = len((tmp_path / "rec" / PARTIAL).read_text().splitlines())
     make(tmp_path / "rec", second)
-    assert kept == 30
-    assert second.calls["measure"] == 2 * SPACE.cardinality - kept
+    assert kept == 1 + 30  # the first line says what was measured
+    assert second.calls["measure"] == 2 * SPACE.cardinality - 30
     assert not (tmp_path / "rec" / PARTIAL).exists()
 
 
@@ -69,6 +70,33 @@ def test_a_line_cut_off_while_it_was_written_is_measured_again(tmp_path):
     make(tmp_path / "rec", evaluator)
     assert evaluator.calls["measure"] == 2 * SPACE.cardinality - 29
     assert load_recording(tmp_path / "rec").meta["n_valid"] == SPACE.cardinality
+
+
+def test_what_follows_a_line_that_was_cut_off_is_kept(tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "rec", stop_after=30)
+    partial = tmp_path / "rec" / PARTIAL
+    partial.write_text(partial.read_text()[:-20])
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "rec", stop_after=10)
+    evaluator = ToyEvaluator()
+    make(tmp_path / "rec", evaluator)
+    assert evaluator.calls["measure"] == 2 * SPACE.cardinality - 29 - 10
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"device": "another"}, {"source_hash": "edited"}, {"fidelity": LADDER[1]}],
+    ids=lambda o: next(iter(o)),
+)
+def test_measurements_of_something_else_are_not_mixed_in(tmp_path, other):
+    with pytest.raises(KeyboardInterrupt):
+        make(tmp_path / "rec", stop_after=30)
+    before = (tmp_path / "rec" / PARTIAL).read_text()
+    with pytest.raises(UsageError, match=r"partial\.jsonl is of another measurement: .*give another folder"):
+        make(tmp_path / "rec", **other)
+    assert (tmp_path / "rec" / PARTIAL).read_text() == before
+    make(tmp_path / "rec", passes=3)  # more of the same goes on
 
 
 def test_failures_are_recorded_once_by_what_failed(tmp_path):
