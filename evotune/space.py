@@ -19,6 +19,7 @@ Config = Mapping[str, Value]
 # Partial assignments held at once while enumerating: two million rows of int16 are 40 MB for ten
 # parameters and take about a second. Larger spaces are sampled instead.
 ENUMERATION_LIMIT = 2_000_000
+MAX_CODES = 2**63 - 1  # combinations that an int64 can number
 
 
 @dataclass(frozen=True)
@@ -183,7 +184,7 @@ class ConfigSpace:
     def holds(self, keys: Array) -> Array:
         """Which rows of value positions (n, d) satisfy every constraint, (n,) of bool."""
         ok = np.ones(len(keys), dtype=bool)
-        columns = {n: self._values[j][keys[:, j]] for j, n in enumerate(self.names)}
+        columns = self.columns(keys)
         for constraint in self.constraints:
             ok &= constraint.holds_all(columns, len(keys))
         return ok
@@ -225,14 +226,6 @@ class ConfigSpace:
         """The configuration in a row of :attr:`keys`."""
         return self.from_key(self.keys[row])
 
-    def row(self, config: Config) -> int:
-        """The row of :attr:`keys` that holds a legal configuration."""
-        code = int(np.dot(self.key(config), self._radix))
-        row = int(np.searchsorted(self._codes, code))
-        if row == len(self._codes) or self._codes[row] != code:
-            self.validate(config)
-        return row
-
     def sample(self, rng: Random, n: int) -> list[dict[str, Value]]:
         """``n`` legal configurations, with replacement; uniform where the space is enumerable.
 
@@ -245,21 +238,11 @@ class ConfigSpace:
 
     # -- as vectors -------------------------------------------------------------------------
 
-    @property
-    def dimensions(self) -> int:
-        """Columns that :meth:`encode` makes."""
-        return sum(_width(p) for p in self.parameters.values())
-
     def encode(self, configs: Sequence[Config]) -> Array:
         """Configurations as rows in [0, 1], (n, d): log2 of powers of two, rank of other ordered
         values, one column per value for unordered ones, one for a boolean."""
         keys = np.array([self.key(c) for c in configs], dtype=np.int64).reshape(len(configs), -1)
-        return self.encode_keys(keys)
-
-    def encode_keys(self, keys: Array) -> Array:
-        """:meth:`encode` for rows of value positions (n, d)."""
-        blocks = [_code_table(p)[keys[:, j]] for j, p in enumerate(self.parameters.values())]
-        return np.concatenate(blocks, axis=1) if blocks else np.empty((len(keys), 0))
+        return np.concatenate([_code_table(p)[keys[:, j]] for j, p in enumerate(self.parameters.values())], axis=1)
 
     def decode(self, x: Array) -> list[dict[str, Value]]:
         """The nearest value of each parameter to rows of :meth:`encode`; may break constraints."""
@@ -278,7 +261,7 @@ class ConfigSpace:
 
     def _is_listed(self, key: Sequence[int]) -> bool:
         """Whether value positions are known to be legal, without evaluating the constraints."""
-        if not self.is_enumerable:
+        if not self.is_enumerable or self.cartesian > MAX_CODES:
             return False
         code = int(np.dot(key, self._radix))
         row = int(np.searchsorted(self._codes, code))
