@@ -20,14 +20,37 @@ from evotune.errors import UsageError
 Array = npt.NDArray[Any]
 
 
+def _counted(value: Any) -> Any:
+    """Booleans as 0 and 1, which they are in Python's sums and not in NumPy's."""
+    return value * 1 if getattr(value, "dtype", None) == np.bool_ else value
+
+
+def _negative(value: Any) -> Any:
+    return -_counted(value)
+
+
+def _magnitude(value: Any) -> Any:
+    return abs(_counted(value))
+
+
+def _arithmetic(function: Callable[[Any, Any], Any]) -> Callable[[Any, Any], Any]:
+    return lambda a, b: function(_counted(a), _counted(b))
+
+
+def _power(a: Any, b: Any) -> Any:
+    """With a fraction for a negative exponent, which NumPy refuses to integers."""
+    base: Any = np.asarray(a, dtype=float) if np.any(np.asarray(b) < 0) else a
+    return base**b
+
+
 _BINARY: dict[type[ast.operator], Callable[..., Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
+    ast.Add: _arithmetic(operator.add),
+    ast.Sub: _arithmetic(operator.sub),
+    ast.Mult: _arithmetic(operator.mul),
     ast.Div: np.true_divide,
-    ast.FloorDiv: np.floor_divide,
-    ast.Mod: np.remainder,
-    ast.Pow: operator.pow,
+    ast.FloorDiv: _arithmetic(np.floor_divide),
+    ast.Mod: _arithmetic(np.remainder),
+    ast.Pow: _arithmetic(_power),
     ast.BitAnd: operator.and_,
     ast.BitOr: operator.or_,
 }
@@ -41,6 +64,11 @@ def _is_in(value: Any, among: Sequence[Any]) -> Any:
     return reduce(np.logical_or, [value == v for v in among], False)
 
 
+_UNARY: dict[type[ast.unaryop], Callable[[Any], Any]] = {
+    ast.Not: np.logical_not,
+    ast.USub: _negative,
+    ast.UAdd: _counted,
+}
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], Any]] = {
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
@@ -55,8 +83,9 @@ _CHOOSE: Callable[[Any, Any, Any], Any] = np.where
 _CALLS: dict[str, Callable[..., Any]] = {
     "min": lambda *a: reduce(np.minimum, a),
     "max": lambda *a: reduce(np.maximum, a),
-    "abs": np.abs,
+    "abs": _magnitude,
 }
+ALLOWED = f"comparisons, and/or/not, arithmetic, in with a list, if-else and {sorted(_CALLS)}"
 
 
 class Constraint:
@@ -76,36 +105,65 @@ class Constraint:
         if unknown := sorted(names - set(known)):
             raise UsageError(f"constraint {text!r} names unknown parameters {unknown}; known: {list(known)}")
         self.names = names - set(constants)
+        lists = {id(side) for n in ast.walk(self.tree) if isinstance(n, ast.Compare) for side in _lists(n)}
         for node in ast.walk(self.tree):
-            if not _is_allowed(node):
-                raise UsageError(
-                    f"constraint {text!r} uses {type(node).__name__}; allowed are comparisons, and/or/not, "
-                    f"arithmetic, in, if-else and {sorted(_CALLS)}"
-                )
+            is_stray = isinstance(node, (ast.List, ast.Tuple)) and id(node) not in lists
+            if wrong := "a list that follows no in" if is_stray else _wrong(node):
+                raise UsageError(f"constraint {text!r} uses {wrong}; allowed are {ALLOWED}")
 
     def holds(self, config: Mapping[str, object]) -> bool:
         return bool(self.holds_all(config, 1)[0])
 
     def holds_all(self, columns: Mapping[str, Any], n: int) -> Array:
-        """Truth of the constraint along columns of values, (n,) of bool."""
+        """Truth of the constraint along columns of values, (n,) of bool.
+
+        Raises:
+            UsageError: It cannot be computed of such values.
+        """
         # Both sides of an `or` are computed, so `x == 0 or n % x == 0` divides by zero harmlessly.
-        with np.errstate(all="ignore"):
-            result = evaluate(self.tree, {**self._constants, **columns})
+        try:
+            with np.errstate(all="ignore"):
+                result = evaluate(self.tree, {**self._constants, **columns})
+        except (TypeError, ValueError, ArithmeticError) as error:
+            raise UsageError(
+                f"constraint {self.text!r} cannot be computed: {error}; calculate with numbers, and compare text "
+                "by ==, != and in"
+            ) from None
         return np.broadcast_to(np.asarray(result, dtype=bool), (n,))
 
 
-def _is_allowed(node: ast.AST) -> bool:
-    if isinstance(node, ast.Call):
-        return isinstance(node.func, ast.Name) and node.func.id in _CALLS and not node.keywords
-    if isinstance(node, ast.BinOp):
-        return type(node.op) in _BINARY
-    if isinstance(node, ast.Constant):
-        return isinstance(node.value, (bool, int, float, str))
-    if isinstance(node, ast.Compare):
-        return all(type(op) in _COMPARE for op in node.ops)
-    kinds = (ast.BoolOp, ast.UnaryOp, ast.Name, ast.IfExp, ast.Tuple, ast.List)
-    marks = (ast.operator, ast.unaryop, ast.boolop, ast.cmpop, ast.expr_context)
-    return isinstance(node, (*kinds, *marks))
+def _lists(compare: ast.Compare) -> list[ast.expr]:
+    """The sides of a comparison that are where a list must be: last, after ``in``."""
+    is_membership = isinstance(compare.ops[-1], (ast.In, ast.NotIn))
+    return [compare.comparators[-1]] if is_membership else []
+
+
+def _wrong(node: ast.AST) -> str | None:
+    """What a node is that is not allowed, in words; None of one that is."""
+    match node:
+        case ast.Call(func=ast.Name(id=called), args=args, keywords=[]) if called in _CALLS:
+            if called == "abs":
+                return None if len(args) == 1 else f"abs of {len(args)} values, which takes one"
+            return None if len(args) > 1 else f"{called} of {len(args)} values, which takes two or more"
+        case ast.BinOp(op=op):
+            return None if type(op) in _BINARY else type(op).__name__
+        case ast.UnaryOp(op=op):
+            return None if type(op) in _UNARY else type(op).__name__
+        case ast.Constant(value=value):
+            return None if isinstance(value, (bool, int, float, str)) else repr(value)
+        case ast.Compare(ops=ops):
+            for op, side in zip(ops, node.comparators, strict=True):
+                if type(op) not in _COMPARE:
+                    return type(op).__name__
+                if isinstance(op, (ast.In, ast.NotIn)) and not isinstance(side, (ast.List, ast.Tuple)):
+                    return f"in {ast.unparse(side)}, which is no list such as [1, 2]"
+            return None
+        case ast.BoolOp() | ast.Name() | ast.IfExp() | ast.Tuple() | ast.List():
+            return None
+        case ast.operator() | ast.unaryop() | ast.boolop() | ast.cmpop() | ast.expr_context():
+            return None
+        case _:
+            return type(node).__name__
 
 
 def evaluate(node: ast.expr, env: Mapping[str, Any]) -> Any:
@@ -119,10 +177,7 @@ def evaluate(node: ast.expr, env: Mapping[str, Any]) -> Any:
             join = np.logical_and if isinstance(op, ast.And) else np.logical_or
             return reduce(join, [evaluate(v, env) for v in values])
         case ast.UnaryOp(op=op, operand=operand):
-            value = evaluate(operand, env)
-            return (
-                np.logical_not(value) if isinstance(op, ast.Not) else -value if isinstance(op, ast.USub) else value
-            )
+            return _UNARY[type(op)](evaluate(operand, env))
         case ast.BinOp(left=left, op=op, right=right):
             return _BINARY[type(op)](evaluate(left, env), evaluate(right, env))
         case ast.Compare(left=left, ops=ops, comparators=comparators):

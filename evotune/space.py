@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from random import Random
+from typing import Any, cast
 
 import numpy as np
 
@@ -64,7 +65,8 @@ class ConfigSpace:
             all ordered parameters, with the first value of the others.
 
     Raises:
-        UsageError: Nothing to choose from, unknown names in a constraint, or an illegal default.
+        UsageError: Nothing to choose from, a constraint with unknown names or that cannot be computed, or an
+            illegal default.
     """
 
     def __init__(
@@ -87,6 +89,11 @@ class ConfigSpace:
         known = [*self.names, *self.constants]
         self.constraints = tuple(Constraint(text, known, self.constants) for text in constraints)
         self._values = [_column(p.values) for p in self.parameters.values()]
+        # Tried on rows in which each value occurs: what cannot be computed is told of here.
+        tried = max(map(len, self._values))
+        columns = {n: np.resize(column, tried) for n, column in zip(self.names, self._values, strict=True)}
+        for constraint in self.constraints:
+            constraint.holds_all(columns, tried)
         self._given_default = dict(default) if default is not None else None
         if self._given_default is not None:
             self.validate(self._given_default)
@@ -101,6 +108,9 @@ class ConfigSpace:
         default: Config | None = None,
     ) -> ConfigSpace:
         """A space from plain lists: ``{"block": [32, 64], "layout": ["nt", "tn"]}``."""
+        for name, given in cast(Mapping[str, Any], values).items():
+            if isinstance(given, str) or not isinstance(given, Iterable):
+                raise UsageError(f"{name}: {given!r} is no list of values; for this value alone give [{given!r}]")
         parameters = {name: Parameter.of(v) for name, v in values.items()}
         return cls(parameters, constraints, constants=constants, default=default)
 

@@ -108,13 +108,55 @@ def test_a_broken_constraint_is_quoted_in_the_message():
         ("tile.bit_length() < 3", "uses"),
         ("(lambda: tile)()", "uses"),
         ("[tile for tile in (1, 2)]", "uses"),
+        ("~tile == 1", "uses Invert; allowed are"),
+        ("tile in size", "uses in size, which is no list"),
+        ("tile not in 5", "uses in 5, which is no list"),
+        ("tile in [1] in [True]", "uses a list that follows no in"),
+        ("tile == [1, 2]", "uses a list that follows no in"),
+        ("abs(tile, tile) > 0", "uses abs of 2 values, which takes one"),
+        ("min() > 0", "uses min of 0 values, which takes two or more"),
+        ("max(tile) > 0", "uses max of 1 values"),
+        ("mode < 5", "cannot be computed: '<' not supported"),
+        ("mixed < 5", "cannot be computed: '<' not supported"),
+        ("8 % mixed == 0", "cannot be computed"),
     ],
 )
 def test_a_constraint_that_cannot_be_used_is_refused_with_its_text(constraint, message):
     with pytest.raises(UsageError) as caught:
-        ConfigSpace.from_dict({"tile": [1, 2]}, [constraint])
+        ConfigSpace.from_dict(
+            {"tile": [1, 2], "mode": ["a", "b"], "mixed": [1, 2, "auto"]}, [constraint], constants={"size": 4}
+        )
     assert message in str(caught.value)
     assert constraint in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "constraint",
+    [
+        "a in [1, b] or a not in (0, -2)",
+        "2 ** a < 1",
+        "a ** 2 == 4",
+        "a % 2 == 1 and -a < +b",
+        "f + g == 1",
+        "f + g + 1 >= 2 - f * g",
+        "-f < 0",
+        "min(a, b, 1) <= abs(a - b)",
+        "1 if f else a > 0",
+    ],
+)
+def test_a_constraint_says_of_configurations_what_python_says_of_them(constraint):
+    values = {"a": [-2, -1, 0, 1, 3], "b": [0, 1, 2], "f": [False, True], "g": [False, True]}
+    space = ConfigSpace.from_dict(values, [constraint])
+    rows = [dict(zip(values, row, strict=True)) for row in product(*values.values())]
+    right = [row for row in rows if eval(constraint, {}, row)]
+    assert [space.config(i) for i in range(space.cardinality)] == right
+    assert [row for row in rows if not space.violations(row)] == right
+
+
+@pytest.mark.parametrize("given", [4, "nt", None])
+def test_a_parameter_without_a_list_of_values_is_refused(given):
+    with pytest.raises(UsageError, match=r"w: .* is no list of values; .* give \["):
+        ConfigSpace.from_dict({"w": given})
 
 
 @pytest.mark.parametrize(
@@ -141,7 +183,7 @@ def test_constraints_are_obeyed_where_combinations_are_more_than_can_be_numbered
     """Flipping an early one of 70 bits leaves a number of 64 bits as it was."""
     names = [f"p{i}" for i in range(70)]
     same = [f"{a} == {b}" for a, b in pairwise(names)]
-    space = ConfigSpace.from_dict(dict.fromkeys(names, [0, 1]), [*same, "p69 == 1"])
+    space = ConfigSpace.from_dict({name: [0, 1] for name in names}, [*same, "p69 == 1"])
     ones = dict.fromkeys(names, 1)
     assert [space.config(row) for row in range(space.cardinality)] == [ones]
     assert space.violations(ones) == []
