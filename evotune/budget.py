@@ -50,7 +50,7 @@ class Budget:
             why = (
                 "a recording does not say how much it computes; use --target-latency-ms"
                 if target == "replay"
-                else f"the recipe of {target} has no peaks for this dtype, or the kernel no work; copy the recipe, "
+                else f"the recipe of {target} has no peaks, or the kernel no work; copy the recipe, "
                 "add `peaks`, and give it with --target, or use --target-latency-ms"
             )
             raise UsageError(f"--roofline-share {run.roofline_share:g} cannot be told: {why}")

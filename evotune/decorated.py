@@ -24,7 +24,7 @@ beside it, in names that begin with its own::
 ``add_space``               Values of each tunable by name, or a ``ConfigSpace``. Without it, all
                             combinations of the values that occur in the decorator's configurations.
                             A kernel that is only ``@triton.jit`` needs it.
-``add_flops``               Operations of a problem, for the roofline.
+``add_flops``               Operations of a problem, for the roofline, which else is the memory's alone.
 ==========================  ======================================================================
 
 The default configuration is the decorator's first. ``reset_to_zero`` is obeyed, at each timed launch too;

@@ -39,7 +39,7 @@ class Subject:
     source_hash: str
     story: Story
     roofline: Roofline | None
-    """None where the work is not known: of a recording, or of a kernel of whose operations nothing is said."""
+    """None where no work is known, as of a recording."""
     open_evaluator: Callable[[], Evaluator]
     open_compiler: Callable[[], Compiler] | None = None
     """What compiles for ``open_evaluator`` elsewhere, where no device is needed; None where nothing is compiled."""
@@ -348,7 +348,7 @@ def _roofline(kernel: LoadedKernel, problem: Problem, plan: Recipe) -> Roofline 
     for name, value in given.items():  # the user's functions may return anything
         if not isinstance(value, (int, float)):
             raise UsageError(f"{kernel.path}: {name}() gave {value!r}; a number is wanted")
-    if not work[0]:  # a Triton kernel of the user's own, of which nobody said how much it computes
+    if not any(work):
         return None
     if plan.peaks is None:
         return Roofline(*work)

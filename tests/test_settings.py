@@ -7,12 +7,15 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
+import ml_dtypes
+import numpy as np
 import pytest
 import yaml
 from pydantic import ValidationError
 
 from evotune import content, recipe, settings
 from evotune.errors import UsageError
+from evotune.kernel import load_kernel
 from evotune.schema import Section, key_paths, problems
 from evotune.settings import Measure, Settings, load
 
@@ -202,8 +205,20 @@ def test_a_newer_gpu_is_at_no_peak_slower(newer: str, older: str) -> None:
     assert new is not None
     assert old is not None
     assert new.bytes_per_s > old.bytes_per_s
-    for dtype in ("float8", "float16", "bfloat16", "tfloat32", "float32"):
+    for dtype in ("float8_e4m3fn", "int8", "float16", "bfloat16", "float32"):
         assert new.flops_per_s[dtype] >= old.flops_per_s[dtype]
+
+
+@pytest.mark.parametrize("target", ["h100", "h200", "b200"])
+def test_peaks_are_by_names_of_dtypes_and_there_is_one_for_each_shipped_shape(target: str) -> None:
+    peaks = recipe.load(target).peaks
+    assert peaks is not None
+    for name in peaks.flops_per_s:
+        assert ml_dtypes.finfo(name).bits if name.startswith(("float", "bfloat")) else np.dtype(name)
+    for path in content.shipped(content.KERNELS):
+        shapes = load_kernel(content.find(path, content.KERNELS)).definition.shapes
+        wanted = {str(problem["dtype"]) for name, problem in shapes.items() if name.startswith("gpu")}
+        assert wanted <= set(peaks.flops_per_s), path
 
 
 def test_a_users_recipe_is_taken_by_its_path(write) -> None:

@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from evotune import subject
+from evotune.budget import Budget
 from evotune.errors import DeviceError, UsageError
 from evotune.gpu.detect import Gpu
 from evotune.kernel import load_kernel
@@ -145,3 +146,16 @@ def test_a_recording_is_only_replayed():
 def test_a_kernel_that_does_not_fit_its_shape_is_refused_before_anything_is_built():
     with pytest.raises(UsageError, match=r"dtype == .float32."):
         find_subject("kernels/matmul.py", load(None, {"run.target": "cpu", "run.shape": "gpu"}, {}))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8"])  # of one with a peak, and of one without
+def test_a_kernel_that_only_moves_bytes_is_bounded_by_the_bandwidth(tmp_path, dtype):
+    kernel, recipe = tmp_path / "copy.py", tmp_path / "mine.yaml"
+    text = (Path(__file__).parent / "cpu" / "saxpy.py").read_text()
+    kernel.write_text(f"{text}\nflops = lambda problem: 0\nshapes['default'] = {{'n': 1000, 'dtype': '{dtype}'}}\n")
+    peaks = "{bytes_per_s: 1.2e+9, flops_per_s: {float32: 1.0e+9}}"
+    recipe.write_text(f"backend: cpu\nladder: [{{fidelity: low}}]\nfinals: {{fidelity: high}}\npeaks: {peaks}\n")
+    settings = load(None, {"run.target": str(recipe), "run.roofline_share": 0.5}, {})
+    roofline = find_subject(str(kernel), settings, load=load_kernel).roofline
+    assert roofline.bound_ms == pytest.approx(1e3 * 12 * 1000 / 1.2e9)
+    assert Budget.of(settings.run, roofline.bound_ms, "mine").roofline_ms == pytest.approx(0.02)

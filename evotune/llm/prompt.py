@@ -77,7 +77,7 @@ class Failed:
 
 @dataclass(frozen=True)
 class Roofline:
-    """What the problem needs and what the device can do."""
+    """What the problem needs and what the device can do; work is 0, and a peak None, where it is not known."""
 
     flops: float
     bytes_moved: float
@@ -86,10 +86,9 @@ class Roofline:
 
     @property
     def bound_ms(self) -> float | None:
-        """No configuration can be faster than this; None if the device's peaks are unknown."""
-        if not self.peak_flops_per_s or not self.peak_bytes_per_s:
-            return None
-        return 1e3 * max(self.flops / self.peak_flops_per_s, self.bytes_moved / self.peak_bytes_per_s)
+        """No configuration can be faster than this; None if no work is known whose peak is, too."""
+        pairs = ((self.flops, self.peak_flops_per_s), (self.bytes_moved, self.peak_bytes_per_s))
+        return max((1e3 * work / peak for work, peak in pairs if work and peak), default=None)
 
 
 @dataclass(frozen=True)
@@ -296,17 +295,18 @@ def _number(value: float) -> str:
 def _roofline(roofline: Roofline | None) -> str:
     if roofline is None:
         return ""
-    intensity = roofline.flops / roofline.bytes_moved
-    text = (
-        f"It takes {roofline.flops:.3g} FLOP and moves {roofline.bytes_moved:.3g} bytes: {intensity:.3g} FLOP/byte."
-    )
-    if roofline.bound_ms is None or not roofline.peak_flops_per_s or not roofline.peak_bytes_per_s:
+    flops, moved, bound_ms = roofline.flops, roofline.bytes_moved, roofline.bound_ms
+    known = [f"takes {flops:.3g} FLOP"] if flops else []
+    known += [f"moves {moved:.3g} bytes"] if moved else []
+    text = f"It {' and '.join(known)}" + (f": {flops / moved:.3g} FLOP/byte." if flops and moved else ".")
+    if bound_ms is None:
         return text
+    if not (flops and moved and roofline.peak_flops_per_s and roofline.peak_bytes_per_s):
+        limit = "memory bandwidth" if moved and roofline.peak_bytes_per_s else "arithmetic"
+        return f"{text} By the device's peak of {limit} that is at least {bound_ms:.4g} ms."
     ridge = roofline.peak_flops_per_s / roofline.peak_bytes_per_s
-    limit = "arithmetic" if intensity > ridge else "memory bandwidth"
-    return (
-        f"{text} The device's ridge is at {ridge:.3g}, so {limit} limits it: at least {roofline.bound_ms:.4g} ms."
-    )
+    limit = "arithmetic" if flops / moved > ridge else "memory bandwidth"
+    return f"{text} The device's ridge is at {ridge:.3g}, so {limit} limits it: at least {bound_ms:.4g} ms."
 
 
 def _reductions(

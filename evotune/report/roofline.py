@@ -37,18 +37,27 @@ class Roof:
     work: Roofline
     reached: Sequence[Reached]
     svg: str | None
-    """None where the device's peaks are not known."""
+    """None where work or peaks are not known."""
 
     @property
     def intensity(self) -> float:
-        """Operations per byte that must be moved."""
+        """Operations per byte that must be moved, where both are known."""
         return self.work.flops / self.work.bytes_moved
+
+    @property
+    def peaks(self) -> str:
+        """Those of the device that bound this work."""
+        named = (
+            (self.work.flops, self.work.peak_flops_per_s, "FLOP/s"),
+            (self.work.bytes_moved, self.work.peak_bytes_per_s, "B/s"),
+        )
+        return " and ".join(f"{si(peak)}{unit}" for work, peak, unit in named if work and peak)
 
 
 def roof(history: RunHistory, best_ms: float | None, default_ms: float | None) -> Roof | None:
     """Of a run at one shape; None if the kernel's work was not kept, or makes no sense."""
     work = roofline_of(history)
-    if work is None or not (work.flops > 0 and work.bytes_moved > 0):
+    if work is None or min(work.flops, work.bytes_moved) < 0 or not (work.flops or work.bytes_moved):
         return None
     named = {"default": default_ms, "best": best_ms}
     reached = [_reached(work, name, ms) for name, ms in named.items() if ms is not None]
@@ -63,7 +72,7 @@ def _reached(work: Roofline, name: str, latency_ms: float) -> Reached:
 
 def _drawn(work: Roofline, reached: Sequence[Reached]) -> str | None:
     """Operations per second over operations per byte, both logarithmic."""
-    if not work.peak_flops_per_s or not work.peak_bytes_per_s:
+    if not (work.flops and work.bytes_moved and work.peak_flops_per_s and work.peak_bytes_per_s):
         return None
     intensity, ridge = work.flops / work.bytes_moved, work.peak_flops_per_s / work.peak_bytes_per_s
     low_x = math.log10(min(intensity, ridge)) - MARGIN

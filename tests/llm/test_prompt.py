@@ -114,6 +114,28 @@ def test_each_ingredient_can_be_switched_off(name: str) -> None:
     assert not [m for m in others if m not in left.system + left.user]
 
 
+@pytest.mark.parametrize(
+    ("roofline", "bound_ms", "said"),
+    [
+        (
+            Roofline(0.0, 1e9, 1e15, 2e12),
+            0.5,
+            "It moves 1e+09 bytes. By the device's peak of memory bandwidth",
+        ),
+        (Roofline(2e12, 1e9, None, 2e12), 0.5, "2e+03 FLOP/byte. By the device's peak of memory bandwidth that is"),
+        (Roofline(2e12, 0.0, 1e15, 2e12), 2.0, "It takes 2e+12 FLOP. By the device's peak of arithmetic that is"),
+        (Roofline(0.0, 1e9, 1e15, None), None, "It moves 1e+09 bytes."),
+    ],
+)
+def test_what_bounds_a_kernel_is_told_as_far_as_it_is_known(
+    roofline: Roofline, bound_ms: float | None, said: str
+) -> None:
+    assert roofline.bound_ms == bound_ms
+    system = PromptBuilder(PROMPTS).build(context(roofline=roofline)).system
+    (line,) = [line for line in system.splitlines() if said in line]
+    assert line.endswith("." if bound_ms is None else f"at least {bound_ms:g} ms.")
+
+
 def test_without_the_incumbent_the_best_are_told_as_differences_from_the_default() -> None:
     user = PromptBuilder(PROMPTS, without=["incumbent"]).build(context()).user
     assert "differences from the default" in user

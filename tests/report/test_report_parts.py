@@ -12,6 +12,7 @@ from evotune.cli.app import read_settings
 from evotune.facts import GIVEN, ROOFLINE, SPACE, keep_given, space_to_json
 from evotune.history import Note
 from evotune.journal import Journal, LlmCall, Rejection
+from evotune.llm import Roofline
 from evotune.report.ancestry import ancestry
 from evotune.report.belief import belief
 from evotune.report.cost import costs, origins
@@ -129,6 +130,12 @@ def test_a_failed_default_is_said_and_no_ratio_is_made_up():
     )
     head = summary(history)
     assert (head.speedup, head.verdict, head.default_failure) == (None, None, "incorrect: nan")
+
+
+def test_the_roof_of_a_copy_is_the_memorys():
+    found = roof(history_of(notes=(note(ROOFLINE, vars(Roofline(0.0, 1e9, 1e15, 2e12))),)), 1.0, 2.0)
+    assert [r.share for r in found.reached] == [0.25, 0.5]
+    assert (found.peaks, found.svg) == ("2 TB/s", None)
 
 
 def test_the_command_has_what_the_user_asked_for():
