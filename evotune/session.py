@@ -14,7 +14,7 @@ from typing import Any
 
 from evotune import facts
 from evotune.asking import choose_model, open_model, open_prompts, usage
-from evotune.baselines import BASELINES
+from evotune.baselines import BASELINES, SimulatedAnnealing
 from evotune.budget import Budget
 from evotune.errors import UsageError
 from evotune.evaluator import Evaluator
@@ -251,6 +251,8 @@ def searcher(
     if settings.run.search in BASELINES:
         if source is not None:
             raise UsageError(f"search {settings.run.search!r} takes no warm start; evotune and mfbo do")
+        if settings.run.search == "annealing":  # it cools over the budget
+            return SimulatedAnnealing(space, seed, evaluations=settings.run.max_evaluations)
         return BASELINES[settings.run.search](space, seed)
     surrogate = make_surrogate(space, settings, source)
     if settings.run.search == "mfbo":

@@ -334,6 +334,23 @@ def test_a_provider_without_its_key_is_a_fault_of_the_configuration() -> None:
     assert "OPENAI_API_KEY" in found.found
 
 
+def test_what_a_run_would_go_on_without_is_no_failure(server) -> None:
+    flags = {"llm.provider": "openai", "llm.on_error": "fallback"}
+    (found,) = model.choice(load(None, flags, {}), {})
+    assert found.status == "ok"
+    assert "OPENAI_API_KEY" in found.found
+    server.script[:] = [FAULTS["401"]]
+    asked = load(None, {**flags, "llm.model": "toy", "llm.base_url": f"{server.url}/v1"}, {})
+    (found,) = model.endpoint(asked, {"OPENAI_API_KEY": PLANTED})
+    assert found.status == "warn"
+    assert "runs go on without it" in found.found
+
+
+def test_a_search_that_asks_no_model_is_told_of_as_a_run_tells_it() -> None:
+    (found,) = model.choice(load(None, {"llm.provider": "openai", "run.search": "random"}, {}), {})
+    assert (found.status, found.found) == ("ok", "none: search random asks no model")
+
+
 @pytest.fixture(scope="module")
 def server() -> Iterator[FakeServer]:
     server = FakeServer()

@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from evotune.asking import name_model
 from evotune.doctor.row import Row, fail, ok, warn
 from evotune.errors import BadOutput, Fatal, Transient, UsageError
-from evotune.llm import Caps, Choice, Policy, Retry, resolve
-from evotune.llm.choose import KEYED, Options
+from evotune.llm import Caps, Choice, Policy, Retry
+from evotune.llm.choose import KEYED
 from evotune.llm.prices import FREE
 from evotune.settings import Settings
 
@@ -79,6 +80,8 @@ def endpoint(settings: Settings, environ: Mapping[str, str]) -> list[Row]:
     try:
         usage = policy.ask(SYSTEM, QUESTION, n=1).usage
     except Fatal as error:
+        if settings.llm.on_error == "fallback":
+            return [warn(name, f"{model}: {error}; runs go on without it, as --on-llm-error fallback says")]
         return [fail(name, f"{model}: {error}", None, "configuration")]
     except Transient as error:
         return [fail(name, f"{model} does not answer: {error}", "try again, or check the network and --base-url")]
@@ -95,15 +98,6 @@ def endpoint(settings: Settings, environ: Mapping[str, str]) -> list[Row]:
 
 
 def _chosen(settings: Settings, environ: Mapping[str, str]) -> Choice:
-    llm = settings.llm
-    options = Options(
-        provider=llm.provider,
-        model=llm.model,
-        base_url=llm.base_url,
-        default_models={"openai": llm.openai_model, "anthropic": llm.anthropic_model},
-        key_file=Path(llm.key_file) if llm.key_file else None,
-        timeout_s=min(ASK_S, llm.timeout_s),
-        max_output_tokens=llm.max_output_tokens,
-        max_usd=llm.max_usd,
-    )
-    return resolve(options, environ)
+    """As a run would, but not as patient."""
+    llm = settings.llm.model_copy(update={"timeout_s": min(ASK_S, settings.llm.timeout_s)})
+    return name_model(settings.model_copy(update={"llm": llm}), environ)

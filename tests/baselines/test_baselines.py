@@ -15,6 +15,8 @@ from evotune.baselines import (
 )
 from evotune.compare import synthetic
 from evotune.proposers.base import Feedback
+from evotune.session import searcher
+from evotune.settings import load
 from evotune.space import ConfigSpace
 from evotune.trial import Candidate
 
@@ -244,3 +246,9 @@ def test_a_child_of_differential_evolution_takes_the_place_of_its_parent_only_if
     assert lineage(child_loss=1.0) <= {0, 1, 2, 3}
     assert not lineage(child_loss=-1.0) <= {0, 1, 2, 3}
     assert lineage(child_loss=None) <= {0, 1, 2, 3}
+
+
+def test_annealing_cools_over_the_budget_of_the_run():
+    search = searcher(SPACE, load(None, {"run.search": "annealing", "run.max_evaluations": 10}, {}))
+    run(search, 10)
+    assert search.temperature == pytest.approx(0.0001)
