@@ -9,7 +9,7 @@ from evotune.llm.client import LlmClient, Prompt, preflight
 from evotune.llm.limits import Amount, Caps
 from evotune.llm.mock import MockProvider
 from evotune.llm.offline import HumanProvider, NoProvider, Recorder, ReplayProvider
-from evotune.llm.policy import Call, Policy, Retry, Totals
+from evotune.llm.policy import Call, Policy, Retry
 from evotune.llm.prices import Price
 from evotune.llm.prompt import Context, Failed, Focus, PromptBuilder, Roofline, Scored, answer_schema
 from evotune.llm.provider import CapReached, Completion, Provider, Refused, Unusable, Usage
@@ -40,7 +40,6 @@ __all__ = [
     "Retry",
     "Roofline",
     "Scored",
-    "Totals",
     "Unusable",
     "Usage",
     "answer_schema",

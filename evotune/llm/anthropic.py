@@ -29,7 +29,6 @@ class AnthropicProvider:
         timeout_s: Of one request, to the next byte of its answer.
         max_output_tokens: Thinking included.
         schema: JSON schema of the answer, used where the server can.
-        key_variable: Named in messages about the key.
     """
 
     name = "anthropic"
@@ -43,10 +42,9 @@ class AnthropicProvider:
         timeout_s: float = 60.0,
         max_output_tokens: int = 8192,
         schema: Mapping[str, Any] | None = None,
-        key_variable: str = "ANTHROPIC_API_KEY",
     ) -> None:
         self.model = model
-        self._endpoint = Endpoint(self.name, model, key_variable, key)
+        self._endpoint = Endpoint(self.name, model, "ANTHROPIC_API_KEY", key)
         self._base_url = base_url
         self._timeout_s = timeout_s
         self._max_output_tokens = max_output_tokens

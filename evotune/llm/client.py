@@ -100,19 +100,16 @@ class LlmClient(Generic[Tag]):
         else:
             self._replied.put((tag, self._ask(prompt, read)))
 
-    def finished(self, wait_s: float = 0.0) -> list[tuple[Tag, Any]]:
+    def finished(self) -> list[tuple[Tag, Any]]:
         """Replies since the last call, as they were read, or a ``ProviderError`` for each that did not come.
-
-        Waits up to ``wait_s`` for the first if there are none.
 
         Raises:
             DeviceError: Reading an answer found the machine at fault.
         """
         replies: list[tuple[Tag, Any]] = []
-        is_patient = wait_s > 0 and self._outstanding > 0
         while True:
             try:
-                tag, reply = self._replied.get(is_patient and not replies, wait_s if is_patient else None)
+                tag, reply = self._replied.get_nowait()
             except queue.Empty:
                 break
             if isinstance(reply, DeviceError):

@@ -44,11 +44,6 @@ class Budget:
         self._reserved = Amount()
         self._lock = threading.Lock()
 
-    @property
-    def spent(self) -> Amount:
-        """Everything settled, with the worst case for calls whose cost nobody knows."""
-        return self._spent
-
     def reserve(self, worst: Amount) -> None:
         """Set the worst case of one call aside.
 

@@ -41,7 +41,6 @@ class OpenAIProvider:
         timeout_s: Of one request, to the next byte of its answer.
         max_output_tokens: Hidden reasoning included.
         schema: JSON schema of the answer, used where the server can.
-        key_variable: Named in messages about the key.
     """
 
     name = "openai"
@@ -56,10 +55,9 @@ class OpenAIProvider:
         timeout_s: float = 60.0,
         max_output_tokens: int = 8192,
         schema: Mapping[str, Any] | None = None,
-        key_variable: str = "OPENAI_API_KEY",
     ) -> None:
         self.model = model
-        self._endpoint = Endpoint(self.name, model, key_variable, key)
+        self._endpoint = Endpoint(self.name, model, "OPENAI_API_KEY", key)
         self._base_url = base_url
         self._temperature = temperature
         self._timeout_s = timeout_s

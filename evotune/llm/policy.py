@@ -40,29 +40,6 @@ class Retry:
 
 
 @dataclass(frozen=True)
-class Totals:
-    """What servers reported; ``usd`` is None if a call's price is unknown."""
-
-    calls: int = 0
-    input_tokens: int = 0
-    output_tokens: int = 0
-    cached_input_tokens: int = 0
-    seconds: float = 0.0
-    usd: float | None = 0.0
-
-    def plus(self, usage: Usage) -> Totals:
-        """These and one more call that was answered."""
-        return Totals(
-            self.calls,
-            self.input_tokens + usage.input_tokens,
-            self.output_tokens + usage.output_tokens,
-            self.cached_input_tokens + usage.cached_input_tokens,
-            self.seconds + usage.seconds,
-            None if self.usd is None or usage.usd is None else self.usd + usage.usd,
-        )
-
-
-@dataclass(frozen=True)
 class Call:
     """One request to a model, for the record: ``usage`` as reported, or the ``error`` that came instead.
 
@@ -194,7 +171,6 @@ class Policy:
         self._sleep = sleep
         self._rng = rng or Random()
         self._breaker = Breaker(clock)
-        self._totals = Totals()
         self._lock = threading.Lock()
         self._numbers = count()
         self._under_way: dict[int, Amount] = {}
@@ -212,16 +188,6 @@ class Policy:
             self._calls += [Call(None, "the run ended first", worst) for worst in self._under_way.values()]
             self._under_way.clear()
         return self.calls()
-
-    @property
-    def totals(self) -> Totals:
-        """Calls made, and the tokens, seconds and money that answers reported."""
-        return self._totals
-
-    @property
-    def spent(self) -> Amount:
-        """What counts against the caps: lost calls count with their worst case."""
-        return self._budget.spent
 
     @property
     def state(self) -> str:
@@ -296,13 +262,12 @@ class Policy:
         # A call that ends without a word of its cost, such as one that timed out, may have been charged.
         actual, usage, problem = worst, None, None
         with self._lock:
-            self._totals = replace(self._totals, calls=self._totals.calls + 1)
             number = next(self._numbers)
             self._under_way[number] = worst
         try:
             reply = self._provider_call(system, user, n)
             usage = self._priced(reply.usage)
-            actual = self._account(usage)
+            actual = _amount(usage)
             if check is not None and (reason := check(reply.text)):
                 raise BadOutput(reason)
             return Completion(reply.text, usage)
@@ -310,7 +275,7 @@ class Policy:
             problem = f"{type(error).__name__}: {error}"
             if isinstance(error, Unusable):
                 usage = self._priced(error.usage)
-                actual = self._account(usage)
+                actual = _amount(usage)
             elif isinstance(error, (Fatal, Refused)):
                 actual = Amount(calls=1)
             raise
@@ -341,11 +306,6 @@ class Policy:
             return usage
         return replace(usage, usd=self._price.usd(usage))
 
-    def _account(self, usage: Usage) -> Amount:
-        with self._lock:
-            self._totals = self._totals.plus(usage)
-        return Amount(calls=1, tokens=usage.input_tokens + usage.output_tokens, usd=usage.usd or 0.0)
-
     def _retrying(self, deadline_s: float) -> tenacity.Retrying:
         start_s = self._clock()
 
@@ -369,3 +329,8 @@ class Policy:
             return error.retry_after_s * self._rng.uniform(1.0, 1.1)
         ceiling_s = self._retry.first_wait_s * 2 ** (state.attempt_number - 1)
         return self._rng.uniform(0.0, min(ceiling_s, self._retry.longest_backoff_s))
+
+
+def _amount(usage: Usage) -> Amount:
+    """What an answered call counts against the caps."""
+    return Amount(calls=1, tokens=usage.input_tokens + usage.output_tokens, usd=usage.usd or 0.0)

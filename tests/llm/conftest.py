@@ -7,9 +7,10 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial, partialmethod
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -104,6 +105,18 @@ def logger() -> Iterator[logging.Logger]:
     logger.handlers, logger.propagate = before
 
 
+def waiting(finished: Callable[[LlmClient[Any]], list[Any]]) -> Callable[[LlmClient[Any]], list[Any]]:
+    """``LlmClient.finished`` that waits for the first reply."""
+
+    def wait(client: LlmClient[Any]) -> list[Any]:
+        deadline_s = time.monotonic() + 20.0
+        while not (replies := finished(client)) and client.outstanding and time.monotonic() < deadline_s:
+            time.sleep(0.001)
+        return replies
+
+    return wait
+
+
 @pytest.fixture
 def run(
     kind: str,
@@ -117,7 +130,7 @@ def run(
     quick = partial(Policy, sleep=lambda seconds: None, retry=Retry(attempts=2))
     monkeypatch.setattr(asking, "Policy", quick)
     # A replay is over before a server can answer; here what comes of an answer is of interest.
-    monkeypatch.setattr(LlmClient, "finished", partialmethod(LlmClient.finished, wait_s=20.0))
+    monkeypatch.setattr(LlmClient, "finished", waiting(LlmClient.finished))
     monkeypatch.setenv(f"{kind.upper()}_API_KEY", PLANTED_KEY)
     recording = load_recording(RECORDING)
     timed = sorted((row.time_ms, key) for key, row in recording.rows.items() if row.time_ms)

@@ -186,7 +186,7 @@ def test_a_bad_answer_is_asked_for_once_more_with_the_reason() -> None:
     assert outcomes(policy, 1) == [Completion]
     assert provider.asked[0] == "u"
     assert "the model refused to answer" in provider.asked[1]
-    assert policy.totals.input_tokens == 110
+    assert [c.usage and c.usage.input_tokens for c in policy.calls()] == [10, 100]
 
 
 def test_a_truncated_answer_is_asked_for_again_but_shorter() -> None:
@@ -201,7 +201,7 @@ def test_a_useless_answer_is_found_by_the_check() -> None:
     assert outcomes(policy, 1) == [BadOutput]
     assert len(provider.asked) == 2
     assert "holds no configuration" in provider.asked[1]
-    assert policy.spent.tokens == 240, "bad answers cost as much as good ones"
+    assert [c.spent.tokens for c in policy.calls()] == [120, 120], "bad answers cost as much as good ones"
 
 
 def test_ten_useless_answers_open_the_breaker() -> None:
@@ -245,7 +245,7 @@ def test_a_cap_ends_the_calls_before_it_is_exceeded(caps: Caps, answered: int) -
     policy = make(Slow(GOOD), clock, caps=caps, price=PRICE, max_output_tokens=500, timeout_s=60.0)
     assert outcomes(policy, answered + 2) == [Completion] * answered + [CapReached, Fatal]
     assert policy.state.startswith("disabled: the limit of ")
-    assert policy.totals.calls == answered
+    assert len(policy.calls()) == answered
 
 
 @pytest.mark.parametrize("fault", [*FAULTS, "mixed"])
@@ -270,7 +270,7 @@ def test_no_cap_is_exceeded_whatever_the_server_does(fault: str, server: FakeSer
     assert len(server.requests) <= 4
     assert 120 * len(server.requests) <= 3000
     assert len(server.requests) * (90 * 1.0 + 10 * 0.1 + 20 * 10.0) / 1e6 <= 0.02
-    assert policy.spent.calls == len(server.requests) == policy.totals.calls
+    assert sum(c.spent.calls for c in policy.calls()) == len(server.requests)
 
 
 def test_caps_hold_for_many_threads_at_once() -> None:
@@ -295,7 +295,7 @@ def test_caps_hold_for_many_threads_at_once() -> None:
     assert most <= 2
     assert found.count(Completion) == calls >= 2
     assert found.count(CapReached) == 16 - calls
-    assert policy.spent.usd == pytest.approx(calls * 300e-6)
+    assert sum(c.spent.usd for c in policy.calls()) == pytest.approx(calls * 300e-6)
     assert policy.state == "ok", "money that was only set aside does not disable the model"
 
 
@@ -303,16 +303,16 @@ def test_caps_hold_for_many_threads_at_once() -> None:
 def test_a_lost_call_keeps_its_reservation_and_a_refused_one_does_not(act: ProviderError, kept: bool) -> None:
     policy = make(Script(act), Clock(), price=PRICE, max_output_tokens=500, retry=Retry(attempts=1))
     outcomes(policy, 1)
-    assert policy.spent.calls == 1
-    assert (policy.spent.tokens > 500) == kept
-    assert (policy.spent.usd > 0) == kept
-    assert policy.totals.usd == 0.0, "what a server did not report is not shown as used"
+    (call,) = policy.calls()
+    assert call.spent.calls == 1
+    assert (call.spent.tokens > 500) == kept
+    assert (call.spent.usd > 0) == kept
+    assert call.usage is None, "what a server did not report is not shown as used"
 
 
 def test_usage_is_priced_with_its_cached_part() -> None:
     policy = make(Script(Completion("x", Usage(100, 20, 10))), Clock(), price=PRICE)
     assert policy.ask("s", "u").usage.usd == pytest.approx((90 + 1 + 200) / 1e6)
-    assert policy.totals.usd == pytest.approx(291e-6)
     assert make(Script(GOOD), Clock()).ask("s", "u").usage.usd is None, "an unknown price is never guessed"
 
 
@@ -339,7 +339,7 @@ def test_preflight_passes_an_outage_and_any_answer(names: Sequence[str], kind: s
     policy.preflight()
     assert len(server.requests) == 1
     assert clock.slept_s == []
-    assert policy.totals.calls == 1
+    assert len(policy.calls()) == 1
 
 
 def test_preflight_drops_what_the_server_refuses(server: FakeServer) -> None:
