@@ -10,6 +10,7 @@ from typing import Any
 
 from evotune import __version__
 from evotune.errors import UsageError
+from evotune.gpu.target import FACTS
 from evotune.history import RunHistory
 from evotune.result import NOTHING_FASTER, why_ended
 from evotune.space import Config, Value
@@ -141,7 +142,7 @@ def winners(run: RunHistory) -> list[Winner]:
             Winner(
                 run,
                 row["shape"],
-                row["problem"],
+                sizes(row["problem"]),
                 row["config"],
                 row["latency_ms"],
                 row["ci95_ms"],
@@ -158,7 +159,16 @@ def winners(run: RunHistory) -> list[Winner]:
     result: Mapping[str, Any] = run.result or {}
     default_ms = result["default"]["latency_ms"] if result else default.latency_ms if default else None
     ratio = result.get("speedup"), result.get("speedup_ci95")
-    return [Winner(run, None, run.problem, best["config"], best["latency_ms"], best["ci95_ms"], default_ms, *ratio)]
+    return [
+        Winner(
+            run, None, sizes(run.problem), best["config"], best["latency_ms"], best["ci95_ms"], default_ms, *ratio
+        )
+    ]
+
+
+def sizes(problem: Mapping[str, Value]) -> dict[str, Value]:
+    """A problem less what follows from the device: who asks for a configuration does not give that."""
+    return {name: value for name, value in problem.items() if name not in FACTS}
 
 
 def day(at_s: float) -> str:

@@ -8,7 +8,6 @@ from typing import Any
 
 from evotune import __version__
 from evotune.export.found import Export, Found, Winner, day, winners
-from evotune.gpu.target import FACTS
 from evotune.history import RunHistory
 from evotune.lookup_table import SCHEMA
 
@@ -30,7 +29,7 @@ def write(found: Found) -> Export:
     """One object; its entries have the latest runs first."""
     fastest: dict[str, Winner] = {}
     for winner in filter(_is_sure, found.winners):
-        key = json.dumps([*_whose(winner), sorted(_problem(winner).items())])
+        key = json.dumps([*_whose(winner), sorted(winner.problem.items())])
         if key not in fastest or winner.latency_ms < fastest[key].latency_ms:
             fastest[key] = winner
     unsure = sum(not _is_sure(w) for w in found.winners) + sum(run.result is None for run in found.runs)
@@ -53,17 +52,12 @@ def _whose(winner: Winner) -> tuple[str, str, str]:
     return winner.run.kernel, winner.run.summary.device, winner.run.source_hash
 
 
-def _problem(winner: Winner) -> dict[str, Any]:
-    """Less what follows from the device."""
-    return {name: value for name, value in winner.problem.items() if name not in FACTS}
-
-
 def _entry(winner: Winner) -> dict[str, Any]:
     kernel, device, source_hash = _whose(winner)
     return {
         "kernel": kernel,
         "device": device,
-        "problem": _problem(winner),
+        "problem": dict(winner.problem),
         "config": dict(winner.config),
         "latency_ms": winner.latency_ms,
         "ci95_ms": list(winner.ci95_ms),

@@ -13,7 +13,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from evotune import __version__
-from evotune.export.found import Export, Found
+from evotune.export.found import Export, Found, sizes
 from evotune.history import SHAPE, RunHistory
 from evotune.trial import SECONDS, Trial
 
@@ -46,7 +46,7 @@ def write(found: Found) -> Export:
         # Beyond the schema, which allows for more.
         "kernel": run.kernel,
         "target": summary.target,
-        "problem": dict(run.shapes or run.problem),
+        "problem": {name: sizes(problem) for name, problem in run.shapes.items()} or sizes(run.problem),
         "provenance": run.provenance,
         "versions": dict(run.description.get("versions", {})),
         "run_id": summary.run_id,

@@ -198,6 +198,19 @@ def test_a_function_chooses_the_nearest_shape_by_the_log_of_sizes(tmp_path):
     assert json.loads(done.stdout)["BLOCK_M"] == 128
 
 
+@pytest.mark.parametrize("form", ["dispatch", "json", "t4", "lookup"])
+def test_a_problem_on_a_gpu_is_exported_without_what_the_device_is(tmp_path, form):
+    told = {**PROBLEM, "capability": 90, "multiprocessors": 132}
+    path = tmp_path / "j.db"
+    ids = [write(path, [MATMUL, BEST], problem={**told, "m": m}) for m in (1, 4096)]
+    runs = [history.load(path, run) for run in (ids if form in ("dispatch", "lookup") else ids[1:])]
+    text = export(FORMATS[form].find(runs), form).text
+    assert "capability" not in text
+    assert "multiprocessors" not in text
+    if form == "dispatch":
+        assert _answer(text, PROBLEM) == BEST
+
+
 def _answer(text, problem):
     names = {}
     exec(text, names)
