@@ -37,9 +37,13 @@ HINT_TOKENS = 600  # what is told then, a token for each byte
 
 @dataclass(frozen=True)
 class Space:
-    """What is searched at one shape; ``configurations`` counts the legal ones, or all if they are too many."""
+    """What is searched at one shape, None if none was named.
+
+    ``configurations`` counts the legal ones, or all if they are too many.
+    """
 
     shape: str | None
+    problem: Mapping[str, Any]
     configurations: float
     is_exact: bool
     parameters: int
@@ -51,7 +55,7 @@ class Space:
         space = subject.space
         exact = space.is_enumerable
         size = space.cardinality if exact else space.cartesian
-        return cls(shape, size, exact, len(space.parameters), dict(space.default))
+        return cls(shape, dict(subject.story.problem), size, exact, len(space.parameters), dict(space.default))
 
 
 @dataclass(frozen=True)
@@ -143,7 +147,7 @@ def plan(name: str, settings: Settings, environ: Mapping[str, str], *, fresh: bo
     warmed = subject if settings.run.warm_start else None
     known = _find(settings, subject.name, subject.source_hash, wanted, warmed, fresh=fresh)
     prompt_bytes = len((prompt.system + prompt.user).encode())
-    return _plan(settings, subject, [Space.of(subject)], budget, choice, prompt_bytes, known)
+    return _plan(settings, subject, [Space.of(subject, settings.run.shape)], budget, choice, prompt_bytes, known)
 
 
 def plan_shapes(

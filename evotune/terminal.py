@@ -238,6 +238,8 @@ def print_plan(plan: Plan, console: Console) -> None:
         size = f"{space.configurations:.0f}" if space.configurations < SCIENTIFIC else f"{space.configurations:.1e}"
         kind = "legal configurations" if space.is_exact else "combinations, not all legal"
         where = f" at shape {space.shape}" if space.shape else ""
+        if space.problem:  # a recording does not tell it
+            lines.append(("problem", " ".join(f"{n}={v}" for n, v in space.problem.items())))
         lines.append(("space", f"{size} {kind} of {space.parameters} parameters{where}"))
         lines.append(("default", " ".join(f"{n}={v}" for n, v in space.default.items())))
     lines.append(("search", f"{plan.search}, seed {plan.seed}"))

@@ -17,6 +17,7 @@ from evotune.plan import plan, plan_shapes
 from evotune.session import tune
 from evotune.settings import Settings, load
 from evotune.shapes import describe, find_shapes, known_as
+from evotune.terminal import Output, print_plan
 from evotune.tuner import Result
 
 KEY = {"OPENAI_API_KEY": "planted-1b2c3d"}
@@ -141,11 +142,23 @@ def test_the_cost_of_a_model_is_bounded_by_its_price_and_by_every_limit(tmp_path
     assert cost(llm__provider="none").calls == 0
 
 
+@pytest.mark.parametrize(("shape", "n"), [("small", 4096), (None, 131072)])
+def test_the_problem_is_told_to_people_and_programs(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], shape: str | None, n: int
+) -> None:
+    found = plan("kernels/vector_add.py", settings(tmp_path, run__target="cpu", run__shape=shape), {})
+    (space,) = found.to_json()["spaces"]
+    assert (space["shape"], space["problem"]) == (shape, {"n": n, "dtype": "float32"})
+    print_plan(found, Output())
+    assert f"problem      n={n} dtype=float32\n" in capsys.readouterr().out
+
+
 def test_several_shapes_are_planned_together(tmp_path: Path) -> None:
     chosen = settings(tmp_path, run__search="evotune", run__shapes="small,default", run__target="cpu")
     subjects = find_shapes("kernels/attention.py", chosen)
     found = plan_shapes(subjects, known_as(subjects), describe(subjects, chosen), chosen, {})
     assert [space.shape for space in found.spaces] == ["small", "default"]
+    assert found.spaces[0].problem["seq"] < found.spaces[1].problem["seq"]
     assert found.resumes is None
     json.dumps(found.to_json(), allow_nan=False)
 
