@@ -6,7 +6,6 @@ may hang or crash the caller. For a kernel file, ``evotune run`` guards against 
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from bisect import bisect_left, bisect_right
@@ -22,6 +21,8 @@ from typing import Any, SupportsFloat, cast
 from evotune import transfer
 from evotune.asking import choose_model, open_model, open_prompts
 from evotune.errors import Rejected, UsageError
+from evotune.facts import space_to_json
+from evotune.fingerprint import carry_over, fingerprint
 from evotune.journal import Journal, Run
 from evotune.program import Sandbox
 from evotune.proposers import Feedback
@@ -65,15 +66,20 @@ class OpenEvolveTuner:
         on_llm_error: ``fail``, or ``fallback`` to go on without the model.
         system_message: Template that replaces the shipped system prompt.
         initial_program: Program whose configuration is tried first.
-        journal: SQLite file in which every evaluation is kept; None keeps nothing.
+        journal: SQLite file in which every evaluation is kept, and from which the same search goes on: of the
+            same seed, space and objective, as :func:`~evotune.fingerprint.fingerprint` tells them apart. None
+            keeps nothing.
+        key: What the objective is known by in the journal, in place of that: needed where it refers to what
+            cannot be told apart, such as an open file, and useful where its inputs are random. Another key
+            for whatever gives other scores.
         warm_start: Journal of earlier runs to learn from, on another device or shape: of this objective,
             for all that is known of it. They are believed as far as the scores agree with theirs.
         on_evaluation: Called after each evaluation with its number, configuration and score (None if it
             failed). What it raises ends the search.
 
     Raises:
-        UsageError: An empty space, a parameter without values, or a setting out of range. It is a
-            ``ValueError``.
+        UsageError: An empty space, a parameter without values, a setting out of range, or a journal without a
+            key where one is needed. It is a ``ValueError``.
         ImportError: OpenEvolve is not installed.
     """
 
@@ -95,6 +101,7 @@ class OpenEvolveTuner:
         system_message: str | None = None,
         initial_program: str | None = None,
         journal: str | Path | None = None,
+        key: str | None = None,
         warm_start: str | Path | None = None,
         on_evaluation: Callable[[int, Mapping[str, Value], float | None], None] | None = None,
     ) -> None:
@@ -112,6 +119,7 @@ class OpenEvolveTuner:
         self._told: list[Feedback] = []
         self._scores: list[float] = []
         self._next_restating = 1
+        self._warm: WarmStart | None = None
         chosen = {
             "run.seed": seed,
             "islands.population_size": population_size,
@@ -129,10 +137,8 @@ class OpenEvolveTuner:
         # Built at once, so that what is missing is missed before the first evaluation.
         Islands(self.config_space, seed)
         self._journal = None if journal is None else Path(journal)
-        self._warm: WarmStart | None = None
-        if warm_start is not None:
-            given = str(warm_start)
-            self._warm = transfer.warm_start(given, self.config_space, [NAME], *self._identity(), _losses)
+        if journal is not None or warm_start is not None:
+            self._identify(key, warm_start)
 
     def tune(self) -> dict[str, Value]:
         """The best configuration found; a second call returns it without evaluating again.
@@ -157,6 +163,8 @@ class OpenEvolveTuner:
         for feedback in self._told:
             search.tell([feedback])
         for trial in run or ():
+            if self.config_space.violations(trial.config):
+                continue  # whoever wrote that, it is no answer
             failure = trial.failure
             score = float(trial.static.facts["score"]) if trial.static else None
             self._learn(search, trial.candidate, score, failure.reason if failure else None)
@@ -200,21 +208,21 @@ class OpenEvolveTuner:
             search.restate(self._told)
             self._next_restating = math.ceil(RESTATE_GROWTH * len(self._scores))
 
+    def _identify(self, key: str | None, warm_start: str | Path | None) -> None:
+        """Done before the first evaluation: the objective may change what it refers to."""
+        identity = identity_of(self.config_space, self._settings.run.seed, self.objective, key)
+        self._source_hash, self._description = identity
+        if warm_start is not None:
+            self._warm = transfer.warm_start(str(warm_start), self.config_space, [NAME], *identity, _losses)
+            self._description = {**self._description, transfer.WARM_START: self._warm.hash}
+
     def _open_run(self, stack: ExitStack) -> Run | None:
         if self._journal is None:
             return None
         journal = stack.enter_context(Journal(self._journal))
-        source_hash, description = self._identity()
-        if self._warm is not None:
-            description[transfer.WARM_START] = self._warm.hash
-        return journal.open_run(NAME, source_hash, description)
-
-    def _identity(self) -> tuple[str, dict[str, Any]]:
-        """What the journal knows this search by: a hash of the space, the seed and the objective."""
-        space = {n: list(p.values) for n, p in self.config_space.parameters.items()}
-        described = {"space": space, "constraints": [c.text for c in self.config_space.constraints]}
-        source_hash = sha256(json.dumps(described).encode()).hexdigest()[:16]
-        return source_hash, {"seed": self._settings.run.seed, "objective": _identity(self.objective)}
+        if (before := self._description.get("function")) is not None:
+            stack.callback(carry_over, self.objective, before)
+        return journal.open_run(NAME, self._source_hash, self._description)
 
     def _open_search(self, run: Run | None, stack: ExitStack) -> Portfolio:
         def make_model(islands: Islands) -> ModelProposer | None:
@@ -256,17 +264,17 @@ def _check(objective: Any, counts: Mapping[str, Any], temperature: Any) -> None:
         raise UsageError(f"temperature = {temperature!r} is outside [0, 1]")
 
 
-def _identity(objective: Objective) -> str:
-    """Changes with the name and the code of a function; what it refers to is not looked at."""
-    code = getattr(objective, "__code__", None)
-    parts = [getattr(objective, "__qualname__", type(objective).__qualname__)]
-    if code is not None:
-        parts += [
-            code.co_code.hex(),
-            repr(code.co_names),
-            *(repr(c) for c in code.co_consts if isinstance(c, Value)),
-        ]
-    return sha256("\n".join(parts).encode()).hexdigest()[:16]
+def identity_of(
+    space: ConfigSpace, seed: int, function: Callable[..., Any], key: str | None
+) -> tuple[str, dict[str, Any]]:
+    """What a journal knows the search of a function by: a hash of the space, and a description.
+
+    Raises:
+        UsageError: The function needs a key.
+    """
+    source_hash = sha256(repr(space_to_json(space)).encode()).hexdigest()[:16]
+    known_by = {"function": fingerprint(function)} if key is None else {"key": key}
+    return source_hash, {"seed": seed, **known_by}
 
 
 def _recorded(trial: Trial, score: float | None, failure: str | None) -> Trial:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from evotune.errors import UsageError
+from evotune.fingerprint import carry_over, fingerprint
 from evotune.openevolve_tuner import OpenEvolveTuner
 from evotune.space import ConfigSpace, Value
 
@@ -44,6 +45,7 @@ def tune(
     seed: int = 0,
     provider: str = "none",
     journal: str | Path | None = None,
+    key: str | None = None,
     on_evaluation: Callable[[int, Mapping[str, Value], float | None], None] | None = None,
 ) -> Tuned:
     """The configuration with the lowest latency, found in few evaluations.
@@ -56,39 +58,48 @@ def tune(
         constraints: Python expressions over the parameters that must hold.
         seed: The same seed and latencies give the same evaluations.
         provider: A model to ask as well; see :class:`~evotune.openevolve_tuner.OpenEvolveTuner`.
-        journal: SQLite file in which every evaluation is kept; the same call again resumes.
+        journal: SQLite file in which every evaluation is kept; the same call again resumes. What makes it the
+            same function, :func:`~evotune.fingerprint.fingerprint` says.
+        key: What the function is known by in the journal, in place of that.
         on_evaluation: Called after each with its number, configuration and latency.
 
     Raises:
-        UsageError: An empty space, or a setting out of range. It is a ``ValueError``.
+        UsageError: An empty space, a setting out of range, or a function that needs a ``key``. It is a
+            ``ValueError``.
         RuntimeError: No evaluation gave a latency; the commonest failure is named.
     """
     if not callable(latency_ms):
         raise UsageError(f"latency_ms {latency_ms!r} cannot be called; give a function of a configuration")
 
-    def speed(config: dict[str, Value]) -> float | None:
-        found = latency_ms(config)
-        return None if found is None else 1.0 / _positive_ms(found)
-
-    def told(number: int, config: Mapping[str, Value], score: float | None) -> None:
-        if on_evaluation is not None:
-            on_evaluation(number, config, None if score is None else 1.0 / score)
-
+    known_as = key or (fingerprint(latency_ms) if journal is not None else "")
     tuner = OpenEvolveTuner(
         space,
-        speed,
+        lambda config: _speed(latency_ms(config)),
         max_evaluations,
         verbose=False,
         constraints=constraints,
         seed=seed,
         provider=provider,
         journal=journal,
-        on_evaluation=told,
+        key=known_as,
+        on_evaluation=lambda n, config, score: on_evaluation(n, config, _ms(score)) if on_evaluation else None,
     )
-    config = tuner.tune()
+    try:
+        config = tuner.tune()
+    finally:
+        if journal is not None and key is None:
+            carry_over(latency_ms, known_as)
     assert tuner.best_score is not None
-    history = [(c, None if score is None else 1.0 / score) for c, score in tuner.history]
+    history = [(c, _ms(score)) for c, score in tuner.history]
     return Tuned(config, 1.0 / tuner.best_score, history)
+
+
+def _ms(score: float | None) -> float | None:
+    return None if score is None else 1.0 / score
+
+
+def _speed(found: Any) -> float | None:
+    return None if found is None else 1.0 / _positive_ms(found)
 
 
 def _positive_ms(found: Any) -> float:
