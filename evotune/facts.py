@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 # Kinds of notes, each one JSON value.
 GIVEN, SPACE, ROOFLINE = "given", "space", "roofline"
+# Target and device of a run that calls a Python function.
+PYTHON = "python"
 
 
 def keep(run: Run, name: str, settings: Settings, space: ConfigSpace, roofline: Roofline | None) -> None:

@@ -36,7 +36,8 @@ class RunSummary:
     None if it did not, or has gone on since. ``state`` says the same of every run: ``running``, why it ended,
     ``cut off`` if its process died, or ``let go`` if that ended without a result. ``last_s`` is when something
     was recorded last. ``best_ms`` is None if nothing valid was timed, or if a run over several shapes has not
-    ended; ``speedup`` over the default comes from the finals.
+    ended; ``best_score`` is that of a search for one, once it has ended; ``speedup`` over the default comes from
+    the finals.
     """
 
     run_id: str
@@ -51,6 +52,7 @@ class RunSummary:
     evaluations: int
     best_ms: float | None
     speedup: float | None
+    best_score: float | None = None
 
 
 @dataclass(frozen=True)
@@ -261,6 +263,7 @@ def _row(journal: Journal, run_id: str, last_s: float, trials: Sequence[Trial] |
         evaluations=evaluations,
         best_ms=best_ms,
         speedup=reported["speedup"] if reported else None,
+        best_score=reported.get("best_score") if reported else None,
     )
     return _Row(summary, described, source_hash, reported)
 

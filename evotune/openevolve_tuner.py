@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import math
 import os
-from bisect import bisect_left, bisect_right
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from statistics import NormalDist
-from typing import Any, SupportsFloat, cast
+from typing import Any, cast
 
 from evotune import transfer
-from evotune.asking import choose_model, open_model, open_prompts
+from evotune.asking import choose_model, open_model, open_prompts, usage
 from evotune.errors import Rejected, UsageError
-from evotune.facts import space_to_json
+from evotune.facts import PYTHON, space_to_json
 from evotune.fingerprint import carry_over, fingerprint
 from evotune.journal import Journal, Run
 from evotune.program import Sandbox
@@ -29,13 +28,15 @@ from evotune.proposers import Feedback
 from evotune.proposers.islands import Islands
 from evotune.proposers.model import ModelProposer, Story
 from evotune.proposers.portfolio import Portfolio
+from evotune.result import Result
+from evotune.score import call, losses_of, losses_of_all, score_of, scored
 from evotune.session import searcher
 from evotune.settings import load
 from evotune.space import ConfigSpace, Value
 from evotune.transfer import WarmStart
-from evotune.trial import Candidate, Fidelity, Measurement, Static, Trial
+from evotune.trial import Trial
+from evotune.tuner import QUARANTINE_AFTER
 
-CALLED = Fidelity(1, "low", 1)
 # Ranks shift with every score, and learning all of them anew takes a fraction of a second: it is
 # done whenever there are so many times as many. In between a score gets its loss on the present scale.
 RESTATE_GROWTH = 1.2
@@ -111,14 +112,12 @@ class OpenEvolveTuner:
         self.max_evaluations = max_evaluations
         self.verbose = verbose
         self.on_evaluation = on_evaluation
-        self.best_config: dict[str, Value] | None = None
-        self.best_score: float | None = None
-        self.evaluation_count = 0
-        self.history: list[tuple[dict[str, Value], float | None]] = []
-        self._failures: Counter[str] = Counter()
-        self._told: list[Feedback] = []
-        self._scores: list[float] = []
-        self._next_restating = 1
+        self.best_config: dict[str, Value] | None
+        self.best_score: float | None
+        self.evaluation_count: int
+        self.history: list[tuple[dict[str, Value], float | None]]
+        self._forget()
+        self._is_done = False
         self._warm: WarmStart | None = None
         chosen = {
             "run.seed": seed,
@@ -146,9 +145,10 @@ class OpenEvolveTuner:
         Raises:
             RuntimeError: No evaluation gave a valid score; the commonest failure is named.
         """
-        if self.evaluation_count < self.max_evaluations:
+        if not self._is_done:
             with ExitStack() as stack:
                 self._search(stack)
+            self._is_done = True
         if self.best_config is None:
             reason, count = self._failures.most_common(1)[0]
             raise RuntimeError(
@@ -158,40 +158,78 @@ class OpenEvolveTuner:
         return dict(self.best_config)
 
     def _search(self, stack: ExitStack) -> None:
+        started_s = time.monotonic()
         run = self._open_run(stack)
         search = self._open_search(run, stack)
-        for feedback in self._told:
-            search.tell([feedback])
-        for trial in run or ():
-            if self.config_space.violations(trial.config):
-                continue  # whoever wrote that, it is no answer
-            failure = trial.failure
-            score = float(trial.static.facts["score"]) if trial.static else None
-            self._learn(search, trial.candidate, score, failure.reason if failure else None)
+        waiting = self._restore(run, search)
         while self.evaluation_count < self.max_evaluations:
-            candidate = search.ask(())
-            if candidate is None:
+            if waiting:
+                trial = waiting.pop(0)
+            elif (candidate := search.ask(())) is not None:
+                trial = Trial(self._next_number, candidate)
+            else:
                 break
-            trial = Trial(self.evaluation_count, candidate)
-            if run is not None:
-                run.begin(trial)
-            score, failure = _score_of(self.objective, dict(candidate.config))
-            if run is not None:
-                run.append(_recorded(trial, score, failure))
-            self._learn(search, candidate, score, failure)
-            if self.verbose:
-                shown = f"failed ({failure})" if score is None else f"{score:.6g}"
-                counted = f"Evaluation {self.evaluation_count}/{self.max_evaluations}"
-                # Asked for by the caller: `verbose` is a documented part of this API.
-                print(f"{counted}: config={dict(candidate.config)}, score={shown}")  # noqa: T201
-            if self.on_evaluation is not None:
-                self.on_evaluation(trial.number, dict(candidate.config), score)
+            self._next_number = max(self._next_number, trial.number + 1)
+            self._evaluate(trial, run, search)
         if run is not None:
-            run.release()
+            self._finish(run, time.monotonic() - started_s)
 
-    def _learn(self, search: Portfolio, candidate: Candidate, score: float | None, failure: str | None) -> None:
+    def _restore(self, run: Run | None, search: Portfolio) -> list[Trial]:
+        """Learn what is known from before, of which the journal knows best; the trials that were cut off, to be
+        run again."""
+        known, cut_off = (self._trials, []) if run is None else (list(run), run.interrupted())
+        self._next_number = 1 + max([t.number for t in (*known, *(t for t, _ in cut_off))], default=-1)
+        self._forget()
+        for trial in known:
+            if not self.config_space.violations(trial.config):  # whoever wrote that, it is no answer
+                self._learn(search, trial)
+        waiting: list[Trial] = []
+        for trial, attempts in cut_off:
+            if attempts < QUARANTINE_AFTER:
+                waiting.append(trial)
+                continue
+            died = scored(trial, None, f"the process died {attempts} times while this was evaluated")
+            assert run is not None
+            run.append(died)
+            self._learn(search, died)
+        return [t for t in waiting if not self.config_space.violations(t.config)]
+
+    def _evaluate(self, trial: Trial, run: Run | None, search: Portfolio) -> None:
+        config = dict(trial.config)
+        if run is not None:
+            run.begin(trial)
+        try:
+            score, failure = call(self.objective, config)
+        except BaseException:  # not a failure of the configuration: the caller wants to stop
+            if run is not None:
+                run.withdraw([trial.number])
+            raise
+        trial = scored(trial, score, failure)
+        if run is not None:
+            run.append(trial)
+        self._learn(search, trial)
+        if self.verbose:
+            shown = f"failed ({failure})" if score is None else f"{score:.6g}"
+            counted = f"Evaluation {self.evaluation_count}/{self.max_evaluations}"
+            # Asked for by the caller: `verbose` is a documented part of this API.
+            print(f"{counted}: config={config}, score={shown}")  # noqa: T201
+        if self.on_evaluation is not None:
+            self.on_evaluation(trial.number, config, score)
+
+    def _forget(self) -> None:
+        self.best_config = self.best_score = None
+        self.evaluation_count, self.history = 0, []
+        self._trials: list[Trial] = []
+        self._failures: Counter[str] = Counter()
+        self._told: list[Feedback] = []
+        self._scores: list[float] = []
+        self._next_restating = 1
+
+    def _learn(self, search: Portfolio, trial: Trial) -> None:
         """Keep the result and tell the search, on a scale on which differences of scores mean something."""
-        config = dict(candidate.config)
+        config, score = dict(trial.config), score_of(trial)
+        failure = trial.failure.reason if trial.failure else None
+        self._trials.append(trial)
         self.history.append((config, score))
         if score is None:
             self._failures[failure or "no score"] += 1
@@ -200,7 +238,7 @@ class OpenEvolveTuner:
             if self.best_score is None or score > self.best_score:
                 self.best_config, self.best_score = config, score
         losses = iter(losses_of(self._scores))
-        known = [*self._told, Feedback(self.evaluation_count, candidate, score, failure=failure)]
+        known = [*self._told, Feedback(self.evaluation_count, trial.candidate, score, failure=failure)]
         self._told = [f if f.loss is None else replace(f, loss=next(losses)) for f in known]
         self.evaluation_count += 1
         search.tell([self._told[-1]])
@@ -208,12 +246,36 @@ class OpenEvolveTuner:
             search.restate(self._told)
             self._next_restating = math.ceil(RESTATE_GROWTH * len(self._scores))
 
+    def _finish(self, run: Run, seconds: float) -> None:
+        """Commit what ``evotune show`` tells of a search that ended."""
+        failures = Counter([t.failure.failed_stage or "" for t in self._trials if t.failure])
+        failures.update(r.stage for r in run.rejections())
+        result = Result(
+            run_id=run.id,
+            kernel=NAME,
+            target=PYTHON,
+            device=PYTHON,
+            provenance="measured",
+            best=None,  # a latency is wanted there
+            default={"config": dict(self.config_space.default), "latency_ms": None},
+            speedup=None,
+            speedup_ci95=None,
+            evaluations=self.evaluation_count,
+            failures=dict(sorted(failures.items())),
+            proposals=dict(sorted(Counter(t.candidate.origin for t in self._trials).items())),
+            llm=usage(run, self._choice),
+            stopped="evaluations" if self.evaluation_count >= self.max_evaluations else "exhausted",
+            seconds=round(seconds, 3),
+            journal=str(self._journal),
+        )
+        run.finish(result.stopped, {**result.to_json(), "best_score": self.best_score})
+
     def _identify(self, key: str | None, warm_start: str | Path | None) -> None:
         """Done before the first evaluation: the objective may change what it refers to."""
         identity = identity_of(self.config_space, self._settings.run.seed, self.objective, key)
         self._source_hash, self._description = identity
         if warm_start is not None:
-            self._warm = transfer.warm_start(str(warm_start), self.config_space, [NAME], *identity, _losses)
+            self._warm = transfer.warm_start(str(warm_start), self.config_space, [NAME], *identity, losses_of_all)
             self._description = {**self._description, transfer.WARM_START: self._warm.hash}
 
     def _open_run(self, stack: ExitStack) -> Run | None:
@@ -222,7 +284,9 @@ class OpenEvolveTuner:
         journal = stack.enter_context(Journal(self._journal))
         if (before := self._description.get("function")) is not None:
             stack.callback(carry_over, self.objective, before)
-        return journal.open_run(NAME, self._source_hash, self._description)
+        run = journal.open_run(NAME, self._source_hash, self._description)
+        stack.callback(run.release)
+        return run
 
     def _open_search(self, run: Run | None, stack: ExitStack) -> Portfolio:
         def make_model(islands: Islands) -> ModelProposer | None:
@@ -274,15 +338,7 @@ def identity_of(
     """
     source_hash = sha256(repr(space_to_json(space)).encode()).hexdigest()[:16]
     known_by = {"function": fingerprint(function)} if key is None else {"key": key}
-    return source_hash, {"seed": seed, **known_by}
-
-
-def _recorded(trial: Trial, score: float | None, failure: str | None) -> Trial:
-    """A trial as the journal keeps it: a score is a fact, not a time."""
-    if score is not None:
-        return replace(trial, static=Static(0.0, {"score": score}))
-    failed = Measurement(CALLED, "measured", failed_stage="objective", reason=failure)
-    return replace(trial, measurements=(failed,))
+    return source_hash, {"target": PYTHON, "device": PYTHON, "seed": seed, **known_by}
 
 
 def _space_of(given: Any, constraints: Iterable[str]) -> ConfigSpace:
@@ -302,39 +358,3 @@ def _space_of(given: Any, constraints: Iterable[str]) -> ConfigSpace:
         if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
             raise UsageError(f"config_space[{name!r}] is {values!r}; give a list of values")
     return ConfigSpace.from_dict(table, texts)
-
-
-def _score_of(objective: Objective, config: dict[str, Value]) -> tuple[float | None, str | None]:
-    """A score and no failure, or no score and why."""
-    try:
-        score = objective(dict(config))
-    except Exception as error:  # the caller's code may raise anything; that fails one configuration
-        return None, f"{type(error).__name__}: {error}"
-    # Not only float: scores come as numpy scalars and as tensors of one element.
-    if isinstance(score, bool) or not isinstance(score, SupportsFloat):
-        return None, f"the objective returned a {type(score).__name__}, not a number"
-    try:
-        value = float(score)
-    except Exception as error:  # the caller's type may raise anything
-        return None, f"the objective's {type(score).__name__} is not a number: {type(error).__name__}: {error}"
-    if value == 0.0 or math.isnan(value) or math.isinf(value):
-        return None, f"the objective returned {value}"
-    return value, None
-
-
-def _losses(trials: Sequence[Trial]) -> list[float | None]:
-    """The losses of trials that were recorded with a score."""
-    scores = [float(t.static.facts["score"]) if t.static else None for t in trials]
-    losses = iter(losses_of([s for s in scores if s is not None]))
-    return [None if s is None else next(losses) for s in scores]
-
-
-def losses_of(scores: Sequence[float]) -> list[float]:
-    """Scores as losses: minus their logarithm while all are positive, else minus the normal
-    quantile of their rank, since ratios of scores of both signs mean nothing."""
-    if all(s > 0 for s in scores):
-        return [-math.log(s) for s in scores]
-    ordered = sorted(scores)
-    n = len(scores)
-    middle = [(bisect_left(ordered, s) + bisect_right(ordered, s)) / 2 for s in scores]
-    return [-NormalDist().inv_cdf(min(max(m, 0.5), n - 0.5) / n) for m in middle]

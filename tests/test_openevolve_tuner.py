@@ -1,4 +1,5 @@
 import builtins
+import json
 import math
 import os
 import subprocess
@@ -8,11 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evotune import ConfigSpace, OpenEvolveTuner
+from evotune import ConfigSpace, OpenEvolveTuner, history
 from evotune.errors import UsageError
-from evotune.openevolve_tuner import losses_of
+from evotune.journal import Journal
+from evotune.score import losses_of
 
 SPACE = {"block_size": [32, 64, 128], "num_warps": [1, 2, 4, 8], "stages": [1, 2, 3, 4]}
+SMALL = {"block_size": 64, "num_warps": 4, "stages": 3}
 N = 48
 
 
@@ -174,6 +177,71 @@ def test_a_journal_carries_scores_and_failures_into_the_next_process(tmp_path):
     assert len(calls) == 16
     assert again.evaluation_count == 16
     assert [c for c, _ in again.history] == calls
+
+
+def stopping_at(number):
+    """An objective that the user stops at its call of a number, once."""
+    calls = []
+
+    def objective(config):
+        calls.append(config)
+        if len(calls) == number:
+            raise KeyboardInterrupt
+        return score(config)
+
+    return objective, calls
+
+
+def test_a_trial_that_was_cut_off_is_run_again_and_keeps_its_number(tmp_path):
+    objective, calls = stopping_at(5)
+    cut_off = tuner(objective, n=9, journal=tmp_path / "j.db")
+    with pytest.raises(KeyboardInterrupt):
+        cut_off.tune()
+    # Not what the search would propose again: that depends on more than what is recorded.
+    other = {"block_size": 128, "num_warps": 1, "stages": 1}
+    with Journal(tmp_path / "j.db") as journal:
+        journal.write("UPDATE trial SET config=? WHERE done_order IS NULL", [(json.dumps(other),)])
+    resumed = tuner(objective, n=9, journal=tmp_path / "j.db")
+    resumed.tune()
+    assert calls[5] == other
+    assert resumed.history[:4] == cut_off.history
+    assert resumed.evaluation_count == 9
+    run = history.load(tmp_path / "j.db")
+    assert [t.number for t in run.trials] == list(range(9))
+    assert [(t.config, t.facts["score"]) for t in run.trials] == [(c, score(c)) for c, _ in resumed.history]
+    assert run.in_flight == ()
+
+
+def test_what_the_process_died_of_twice_is_not_tried_a_third_time(tmp_path):
+    objective, calls = stopping_at(3)
+    with pytest.raises(KeyboardInterrupt):
+        tuner(objective, n=6, journal=tmp_path / "j.db").tune()
+    with Journal(tmp_path / "j.db") as journal:
+        (run_id,) = journal.runs()
+        journal.write("INSERT INTO attempt VALUES (?, 2, 1, 1.0)", [(run_id,)] * 2)
+    resumed = tuner(objective, n=6, journal=tmp_path / "j.db")
+    resumed.tune()
+    assert calls.count(calls[2]) == 1
+    assert (calls[2], None) in resumed.history
+    failed = next(t.failure for t in history.load(tmp_path / "j.db").trials if t.failure)
+    assert failed.reason == "the process died 2 times while this was evaluated"
+
+
+@pytest.mark.parametrize("is_kept", [True, False])
+def test_tuning_again_learns_nothing_twice(tmp_path, is_kept):
+    space = {"a": [1, 2, 3, 4]}
+    journal = tmp_path / "j.db" if is_kept else None
+    objective, calls = stopping_at(2)
+    made = OpenEvolveTuner(
+        space, lambda c: objective({**c, **SMALL}), 50, verbose=False, provider="none", journal=journal
+    )
+    with pytest.raises(KeyboardInterrupt):
+        made.tune()
+    for _ in range(3):
+        made.tune()
+        assert sorted(c["a"] for c, _ in made.history) == [1, 2, 3, 4]
+        assert made.evaluation_count == 4
+    assert len(calls) == 5
 
 
 def trace(seed: int) -> str:

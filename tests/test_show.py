@@ -247,8 +247,15 @@ def test_the_best_score_of_a_search_in_python_is_shown(tmp_path):
         journal=tmp_path / "j.db",
     )
     tuner.tune()
-    said = flat(showing.run_text(history.load(tmp_path / "j.db"), tmp_path / "j.db"))
+    run = history.load(tmp_path / "j.db")
+    said = flat(showing.run_text(run, tmp_path / "j.db"))
     assert f"best score {tuner.best_score:.6g}, trial" in said
+    assert "state the evaluations were used up" in said
+    assert "the same call in Python" in said
+    assert "evotune run" not in said
+    listed = flat(showing.runs_text(history.runs(tmp_path / "j.db"), tmp_path / "j.db"))
+    assert f"objective on python, target python: best score {tuner.best_score:.6g}" in listed
+    assert f"outcome score {tuner.history[0][1]:.6g}" in flat(showing.trial_text(run, run.trials[0]))
 
 
 def test_what_models_cost_and_what_a_person_was_told_is_shown(tmp_path):

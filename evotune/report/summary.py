@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, cast
 
-from evotune.facts import GIVEN
+from evotune.facts import GIVEN, PYTHON
 from evotune.history import RunHistory
 from evotune.interval import ratio_ci95, verdict
 from evotune.report.kept import kept
@@ -96,7 +96,9 @@ OPTIONS = {
 
 def command(history: RunHistory, journal: Path) -> str:
     """The command that makes a run like this one, without the secrets it was given; of a run that was made before
-    its settings were kept, without these."""
+    its settings were kept, without these. A search of a Python function has none."""
+    if history.summary.target == PYTHON:
+        return "the same call in Python"
     said: Mapping[str, Any] = kept(history, GIVEN) or {}
     described = history.description
     named = history.summary.kernel

@@ -17,6 +17,7 @@ from evotune.result import commonest_reasons, why_ended
 from evotune.settings import Run
 from evotune.showing.objects import default_of, failures_of, formats_of, parents_of
 from evotune.showing.page import Page, changes, config_of, count, difference, listed, minute, pairs
+from evotune.score import score_of
 from evotune.terminal import milliseconds
 from evotune.trial import Measurement, Trial
 
@@ -30,7 +31,11 @@ def runs_text(runs: Sequence[RunSummary], journal: Path) -> str:
         return f"no runs in {journal}; evotune run KERNEL --journal {journal} makes one"
     page = Page()
     for run in runs:
-        found = [f"best {milliseconds(run.best_ms)}"] if run.best_ms is not None else ["nothing valid so far"]
+        found = ["nothing valid so far"]
+        if run.best_ms is not None or run.best_score is not None:
+            found = [
+                f"best score {run.best_score:.6g}" if run.best_ms is None else f"best {milliseconds(run.best_ms)}"
+            ]
         found += [f"{run.speedup:.3f}x the default"] if run.speedup is not None else []
         done = f"{count(run.evaluations, 'evaluation')}; {why_ended(run.state)}"
         page.text(f"{run.run_id}  {minute(run.last_s)}  {done}")
@@ -100,7 +105,7 @@ def _found(page: Page, run: RunHistory, head: Summary) -> None:
 
 def _best_score(run: RunHistory) -> str:
     """Of a search for the best score, in which nothing is timed."""
-    scores = [(float(t.facts["score"]), -t.number) for t in run.trials if "score" in t.facts]
+    scores = [(score, -t.number) for t in run.trials if (score := score_of(t)) is not None]
     if not scores:
         return ""
     score, number = max(scores)
@@ -174,6 +179,8 @@ def trial_text(run: RunHistory, trial: Trial) -> str:
 
 
 def _outcome(run: RunHistory, trial: Trial, default: Trial | None) -> str:
+    if (score := score_of(trial)) is not None:
+        return f"score {score:.6g}"
     if trial.failure is not None:
         return f"failed: {trial.failure.failed_stage}: {trial.failure.reason}"
     if trial.latency_ms is None:
