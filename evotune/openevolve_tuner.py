@@ -6,6 +6,7 @@ may hang or crash the caller. For a kernel file, ``evotune run`` guards against 
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -13,15 +14,15 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from evotune import transfer
 from evotune.asking import choose_model, open_model, open_prompts, usage
 from evotune.errors import Rejected, UsageError
-from evotune.facts import PYTHON, space_to_json
-from evotune.fingerprint import carry_over, fingerprint
+from evotune.facts import PYTHON
+from evotune.fingerprint import carry_over
+from evotune.function import identity_of, is_unasked, settings_of, space_of
 from evotune.journal import Journal, Run
 from evotune.program import Sandbox
 from evotune.proposers import Feedback
@@ -31,11 +32,12 @@ from evotune.proposers.portfolio import Portfolio
 from evotune.result import Result
 from evotune.score import call, losses_of, losses_of_all, score_of, scored
 from evotune.session import searcher
-from evotune.settings import load
 from evotune.space import ConfigSpace, Value
 from evotune.transfer import WarmStart
 from evotune.trial import Trial
 from evotune.tuner import QUARANTINE_AFTER
+
+log = logging.getLogger(__name__)
 
 # Ranks shift with every score, and learning all of them anew takes a fraction of a second: it is
 # done whenever there are so many times as many. In between a score gets its loss on the present scale.
@@ -58,13 +60,17 @@ class OpenEvolveTuner:
         max_evaluations: Calls of the objective at most; never two for one configuration.
         population_size: Programs kept on the islands.
         temperature: In [0, 1]: how far the proposed changes reach.
-        verbose: Print one line per evaluation.
+        verbose: Print which model is asked, and one line per evaluation.
         constraints: Python expressions over the parameters that must hold.
-        provider: ``auto``, ``openai``, ``anthropic``, ``mock``, ``none``, or a plug-in.
+        provider: ``openai``, ``anthropic``, ``mock``, ``none``, or a plug-in. ``auto`` takes OpenAI or Anthropic
+            if a key is set, which costs money and is said, else ``mock``.
         model: Name of the model; the provider's default if None.
         base_url: Of an OpenAI-compatible server.
         seed: The same seed and objective give the same evaluations, unless a real model is asked.
         on_llm_error: ``fail``, or ``fallback`` to go on without the model.
+        max_calls: Of the model, at most; in a journal, those of all processes together.
+        max_usd: What they may cost at most, likewise. What is not given here is taken from the environment:
+            ``EVOTUNE_LLM_MAX_USD``, and every ``EVOTUNE_<SECTION>_<KEY>`` but those of section ``run``.
         system_message: Template that replaces the shipped system prompt.
         initial_program: Program whose configuration is tried first.
         journal: SQLite file in which every evaluation is kept, and from which the same search goes on: of the
@@ -99,6 +105,8 @@ class OpenEvolveTuner:
         base_url: str | None = None,
         seed: int = 0,
         on_llm_error: str = "fail",
+        max_calls: int | None = None,
+        max_usd: float | None = None,
         system_message: str | None = None,
         initial_program: str | None = None,
         journal: str | Path | None = None,
@@ -107,7 +115,7 @@ class OpenEvolveTuner:
         on_evaluation: Callable[[int, Mapping[str, Value], float | None], None] | None = None,
     ) -> None:
         _check(objective, {"max_evaluations": max_evaluations, "population_size": population_size}, temperature)
-        self.config_space = _space_of(config_space, constraints)
+        self.config_space = space_of(config_space, constraints)
         self.objective = objective
         self.max_evaluations = max_evaluations
         self.verbose = verbose
@@ -127,8 +135,10 @@ class OpenEvolveTuner:
             "llm.base_url": base_url,
             "llm.on_error": on_llm_error,
             "llm.temperature": float(temperature),
+            "llm.max_calls": max_calls,
+            "llm.max_usd": max_usd,
         }
-        self._settings = load(None, chosen, {})
+        self._settings = settings_of(chosen, os.environ)
         self._prompts = open_prompts(self._settings, system_message)
         self._choice = choose_model(self._settings, os.environ, self.config_space)
         if initial_program is not None:
@@ -159,6 +169,7 @@ class OpenEvolveTuner:
 
     def _search(self, stack: ExitStack) -> None:
         started_s = time.monotonic()
+        self._say_who_is_asked()
         run = self._open_run(stack)
         search = self._open_search(run, stack)
         waiting = self._restore(run, search)
@@ -194,6 +205,13 @@ class OpenEvolveTuner:
             self._learn(search, died)
         return [t for t in waiting if not self.config_space.violations(t.config)]
 
+    def _say_who_is_asked(self) -> None:
+        said = f"model {self._choice.reason}"
+        if self.verbose:
+            print(said)  # noqa: T201 - asked for by the caller
+        else:
+            log.log(logging.WARNING if is_unasked(self._choice, self._settings) else logging.INFO, said)
+
     def _evaluate(self, trial: Trial, run: Run | None, search: Portfolio) -> None:
         config = dict(trial.config)
         if run is not None:
@@ -211,8 +229,7 @@ class OpenEvolveTuner:
         if self.verbose:
             shown = f"failed ({failure})" if score is None else f"{score:.6g}"
             counted = f"Evaluation {self.evaluation_count}/{self.max_evaluations}"
-            # Asked for by the caller: `verbose` is a documented part of this API.
-            print(f"{counted}: config={config}, score={shown}")  # noqa: T201
+            print(f"{counted}: config={config}, score={shown}")  # noqa: T201 - asked for by the caller
         if self.on_evaluation is not None:
             self.on_evaluation(trial.number, config, score)
 
@@ -326,35 +343,3 @@ def _check(objective: Any, counts: Mapping[str, Any], temperature: Any) -> None:
             raise UsageError(f"{name} = {value!r} must be a whole number, 1 at least")
     if type(temperature) not in (int, float) or not 0.0 <= temperature <= 1.0:
         raise UsageError(f"temperature = {temperature!r} is outside [0, 1]")
-
-
-def identity_of(
-    space: ConfigSpace, seed: int, function: Callable[..., Any], key: str | None
-) -> tuple[str, dict[str, Any]]:
-    """What a journal knows the search of a function by: a hash of the space, and a description.
-
-    Raises:
-        UsageError: The function needs a key.
-    """
-    source_hash = sha256(repr(space_to_json(space)).encode()).hexdigest()[:16]
-    known_by = {"function": fingerprint(function)} if key is None else {"key": key}
-    return source_hash, {"target": PYTHON, "device": PYTHON, "seed": seed, **known_by}
-
-
-def _space_of(given: Any, constraints: Iterable[str]) -> ConfigSpace:
-    if isinstance(constraints, str):
-        raise UsageError(f"constraints is the string {constraints!r}; give a list of them")
-    texts = list(constraints)
-    if isinstance(given, ConfigSpace):
-        if texts:
-            raise UsageError("give constraints to the ConfigSpace itself, not beside it")
-        return given
-    if not isinstance(given, Mapping):
-        raise UsageError(
-            f"config_space is a {type(given).__name__}; give a dict of name to values, or a ConfigSpace"
-        )
-    table = cast(Mapping[str, Any], given)
-    for name, values in table.items():
-        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
-            raise UsageError(f"config_space[{name!r}] is {values!r}; give a list of values")
-    return ConfigSpace.from_dict(table, texts)

@@ -4,7 +4,9 @@ import math
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -141,9 +143,44 @@ def test_a_missing_openevolve_is_an_import_error_with_the_pip_line(monkeypatch):
 def test_verbose_prints_one_line_per_evaluation(capsys):
     tuner(lambda c: None if c["stages"] == 2 else score(c), n=10, verbose=True).tune()
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 10
-    assert lines[0].startswith("Evaluation 1/10: config={'block_size': 64, 'num_warps': 2, 'stages': 2}, score=")
-    assert "failed" in lines[0]
+    assert len(lines) == 11
+    assert lines[0] == "model mock: as given; it knows nothing about speed"
+    assert lines[1].startswith("Evaluation 1/10: config={'block_size': 64, 'num_warps': 2, 'stages': 2}, score=")
+    assert "failed" in lines[1]
+
+
+@pytest.mark.parametrize(("variable", "argument"), [(None, 2), ("2", None), ("5", 2)])
+def test_calls_of_a_model_are_limited_by_argument_or_environment(tmp_path, monkeypatch, variable, argument):
+    if variable is not None:
+        monkeypatch.setenv("EVOTUNE_LLM_MAX_CALLS", variable)
+    for n in (24, 32):  # the second call goes on with the same run, whose calls count
+        tuner(n=n, journal=tmp_path / "j.db", max_calls=argument).tune()
+        assert len(history.load(tmp_path / "j.db").llm_calls) == 2
+
+
+@pytest.mark.parametrize(("variables", "changes"), [({}, {"max_usd": 0.5}), ({"EVOTUNE_LLM_MAX_USD": "0.5"}, {})])
+def test_a_limit_on_money_that_cannot_be_kept_is_refused(monkeypatch, variables, changes):
+    for name, value in {"OPENAI_API_KEY": "sk-none", **variables}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=r"0\.5 cannot be kept: the price of 'no such model' is not known"):
+        tuner(provider="openai", model="no such model", **changes)
+
+
+def test_a_variable_may_say_what_auto_is_and_the_commands_own_do_not_hold(monkeypatch, capsys):
+    monkeypatch.setenv("EVOTUNE_LLM_PROVIDER", "none")
+    monkeypatch.setenv("EVOTUNE_RUN_SEARCH", "random")
+    tuner(n=2, provider="auto", verbose=True).tune()
+    assert capsys.readouterr().out.startswith("model none: as given")
+
+
+def test_a_model_that_nobody_named_is_announced_with_a_warning(monkeypatch, caplog):
+    made = tuner(n=1, provider="auto")
+    paid = replace(made._choice, provider=SimpleNamespace(name="openai"), reason="openai: OPENAI_API_KEY is set")
+    monkeypatch.setattr(made, "_choice", paid)
+    monkeypatch.setattr(made, "_open_search", lambda *_: pytest.fail("said too late"))
+    with pytest.raises(pytest.fail.Exception), caplog.at_level("WARNING"):
+        made.tune()
+    assert caplog.messages == ["model openai: OPENAI_API_KEY is set"]
 
 
 def test_a_config_space_with_constraints_is_obeyed():

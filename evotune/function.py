@@ -1,0 +1,77 @@
+"""What the searches of a Python function share: settings, space, and how a journal knows them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from hashlib import sha256
+from typing import Any, cast
+
+from evotune.errors import UsageError
+from evotune.facts import PYTHON, space_to_json
+from evotune.fingerprint import fingerprint
+from evotune.llm import Choice
+from evotune.settings import Settings, load
+from evotune.space import ConfigSpace
+
+# Providers that cost nothing.
+FREE = ("mock", "none")
+
+
+def settings_of(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Settings:
+    """Settings from what a caller gave, by key path, and from the environment.
+
+    An argument wins over its variable; a provider ``auto`` leaves the choice to it. The section ``run`` is the
+    command's: of its variables only ``EVOTUNE_RUN_ISOLATION`` holds here.
+
+    Raises:
+        UsageError: Unknown variables or wrong values.
+    """
+    given = {path: value for path, value in arguments.items() if (path, value) != ("llm.provider", "auto")}
+    known = {
+        name: text
+        for name, text in environ.items()
+        if not name.startswith("EVOTUNE_RUN_") or name == "EVOTUNE_RUN_ISOLATION"
+    }
+    return load(None, given, known)
+
+
+def is_unasked(choice: Choice, settings: Settings) -> bool:
+    """Whether a model that may cost money was chosen by a key in the environment alone."""
+    return settings.llm.provider == "auto" and choice.provider.name not in FREE
+
+
+def identity_of(
+    space: ConfigSpace, seed: int, function: Callable[..., Any], key: str | None
+) -> tuple[str, dict[str, Any]]:
+    """What a journal knows the search of a function by: a hash of the space, and a description.
+
+    Raises:
+        UsageError: The function needs a key.
+    """
+    source_hash = sha256(repr(space_to_json(space)).encode()).hexdigest()[:16]
+    known_by = {"function": fingerprint(function)} if key is None else {"key": key}
+    return source_hash, {"target": PYTHON, "device": PYTHON, "seed": seed, **known_by}
+
+
+def space_of(given: Any, constraints: Iterable[str]) -> ConfigSpace:
+    """The space that a caller gave, as one or as a mapping of name to values.
+
+    Raises:
+        UsageError: It is neither, or a constraint is wrong.
+    """
+    if isinstance(constraints, str):
+        raise UsageError(f"constraints is the string {constraints!r}; give a list of them")
+    texts = list(constraints)
+    if isinstance(given, ConfigSpace):
+        if texts:
+            raise UsageError("give constraints to the ConfigSpace itself, not beside it")
+        return given
+    if not isinstance(given, Mapping):
+        raise UsageError(
+            f"config_space is a {type(given).__name__}; give a dict of name to values, or a ConfigSpace"
+        )
+    table = cast(Mapping[str, Any], given)
+    for name, values in table.items():
+        if isinstance(values, (str, bytes)) or not isinstance(values, Iterable):
+            raise UsageError(f"config_space[{name!r}] is {values!r}; give a list of values")
+    return ConfigSpace.from_dict(table, texts)
