@@ -68,8 +68,7 @@ class SampledSpace(ConfigSpace):
         super().__init__(whole.parameters, rules, constants=whole.constants, default=default)
 
     def holds(self, keys: Array) -> Array:
-        codes = keys @ self._radix
-        return self._codes.take(np.searchsorted(self._codes, codes), mode="clip") == codes
+        return np.fromiter((tuple(key) in self._legal for key in keys.tolist()), bool, len(keys))
 
     def violations(self, config: Mapping[str, object]) -> list[str]:
         out = super().violations(config)
@@ -77,6 +76,10 @@ class SampledSpace(ConfigSpace):
             n = len(self._recorded)
             out = [f"constraint 'was recorded' does not hold: the recording has {n} others and not this one"]
         return out
+
+    @cached_property
+    def _legal(self) -> frozenset[tuple[int, ...]]:
+        return frozenset(map(tuple, self.keys.tolist()))
 
     @cached_property
     def _enumerated(self) -> Array | None:

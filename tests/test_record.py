@@ -145,8 +145,6 @@ def test_what_was_not_recorded_is_not_legal_in_the_space_of_a_sample(sample):
         is_recorded = SPACE.key(config) in recording.rows
         assert (space.violations(config) == []) == is_recorded
         assert space.holds(SPACE.keys[row : row + 1]).tolist() == [is_recorded]
-        if is_recorded:
-            assert space.config(space.row(config)) == config
     assert space.violations({**SPACE.default, "tile": 7}) == ["tile = 7 is not one of [16, 32, 64, 128]"]
     neighbours = [SPACE.key(c) for row in range(space.cardinality) for c in space.neighbors(space.config(row))]
     assert set(neighbours) <= set(recording.rows)
@@ -161,7 +159,6 @@ def test_a_space_that_is_too_large_to_list_is_replayed_as_far_as_it_was_recorded
     space = load_recording(tmp_path / "large").space
     assert space.cardinality == len(rows) == 30
     assert all(space.violations(space.config(row)) == [] for row in range(30))
-    assert [space.row(space.config(row)) for row in range(30)] == list(range(30))
     assert space.holds(np.array(list(rows))).all()
     assert not any(space.holds(np.array([whole.key(c) for c in whole.sample(Random(1), 30)])))
 

@@ -14,10 +14,10 @@ from evotune.report.cost import costs
 from evotune.report.kept import KINDS
 from evotune.report.summary import Summary, command, summary
 from evotune.result import commonest_reasons, why_ended
+from evotune.score import score_of
 from evotune.settings import Run
 from evotune.showing.objects import default_of, failures_of, formats_of, parents_of
 from evotune.showing.page import Page, changes, config_of, count, difference, listed, minute, pairs
-from evotune.score import score_of
 from evotune.terminal import milliseconds
 from evotune.trial import Measurement, Trial
 
