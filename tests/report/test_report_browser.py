@@ -146,6 +146,6 @@ def test_the_page_follows_a_run_that_goes_on(tmp_path):
             thread.join()
     assert said == []
     assert is_asked.is_set()
-    assert re.search(r'id="live"[^>]*data-revision="7 running[^>]*>Live: 7 evaluations, running\.<', document)
+    assert re.search(r'id="live"[^>]*data-revision="7 running[^>]*>Live: 7 evaluations; it goes on\.<', document)
     assert "7 of 7 trials." in document
     assert re.search(r'<section id="summary".*?7 evaluations', document, re.DOTALL)
