@@ -76,7 +76,9 @@ def test_a_folder_that_cannot_be_read_offers_nothing() -> None:
     assert completing.kernels("/nowhere/at/all/") == []
 
 
-COMMANDS = {info.callback.__name__: info.callback.__doc__ or "" for info in cli.app.registered_commands}
+COMMANDS = {
+    info.name or info.callback.__name__: info.callback.__doc__ or "" for info in cli.app.registered_commands
+}
 
 
 def examples(command: str) -> list[str]:

@@ -13,7 +13,7 @@ import sys
 import typer
 
 # Importing one registers its command.
-from evotune.cli import batch, check, compare, doctor, export, merge, record, report, run, show, streams
+from evotune.cli import batch, check, compare, doctor, export, listing, merge, record, report, run, show, streams
 from evotune.cli.app import FOUND, INTERRUPTED, MACHINE_FAULT, WRONG_USE, app, fail
 from evotune.errors import DeviceError, ProviderError, UsageError
 
@@ -27,6 +27,7 @@ __all__ = [
     "compare",
     "doctor",
     "export",
+    "listing",
     "main",
     "merge",
     "record",

@@ -59,7 +59,7 @@ def run(
             help="With --engine ray: where the cluster is; without, Ray is started on this machine.",
         ),
     ] = None,
-    shape: Annotated[str | None, typer.Option(help="A named shape of the kernel.")] = None,
+    shape: Annotated[str | None, typer.Option(help="A named shape of the kernel; see evotune list KERNEL.")] = None,
     shapes: Annotated[
         str | None,
         typer.Option(metavar="A,B,C", help="Tune one program, a rule over sizes, for these shapes at once."),
