@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from hashlib import sha256
 from typing import Any, cast
@@ -9,6 +10,7 @@ from typing import Any, cast
 from evotune.errors import UsageError
 from evotune.facts import PYTHON, space_to_json
 from evotune.fingerprint import fingerprint
+from evotune.journal import Run
 from evotune.llm import Choice
 from evotune.settings import Settings, load
 from evotune.space import ConfigSpace
@@ -35,9 +37,24 @@ def settings_of(arguments: Mapping[str, Any], environ: Mapping[str, str]) -> Set
     return load(None, given, known)
 
 
-def is_unasked(choice: Choice, settings: Settings) -> bool:
-    """Whether a model that may cost money was chosen by a key in the environment alone."""
-    return settings.llm.provider == "auto" and choice.provider.name not in FREE
+def level_of(choice: Choice, settings: Settings) -> int:
+    """How loudly to log who is asked: a warning if a key alone chose a model that costs money."""
+    is_unasked = settings.llm.provider == "auto" and choice.provider.name not in FREE
+    return logging.WARNING if is_unasked else logging.INFO
+
+
+def check_legal(run: Run, space: ConfigSpace) -> None:
+    """Refuse a run with configurations that its space does not have: one of them might be the answer.
+
+    Raises:
+        UsageError: It has some.
+    """
+    for trial in (*run, *(t for t, _ in run.interrupted())):
+        if found := space.violations(trial.config):
+            raise UsageError(
+                f"run {run.id} in {run.journal.path} has a configuration {dict(trial.config)} that is not of this "
+                f"space: {'; '.join(found)}; give another journal"
+            )
 
 
 def identity_of(

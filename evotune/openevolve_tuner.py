@@ -22,7 +22,7 @@ from evotune.asking import choose_model, open_model, open_prompts, usage
 from evotune.errors import Rejected, UsageError
 from evotune.facts import PYTHON
 from evotune.fingerprint import carry_over
-from evotune.function import identity_of, is_unasked, settings_of, space_of
+from evotune.function import check_legal, identity_of, level_of, settings_of, space_of
 from evotune.journal import Journal, Run
 from evotune.program import Sandbox
 from evotune.proposers import Feedback
@@ -192,8 +192,7 @@ class OpenEvolveTuner:
         self._next_number = 1 + max([t.number for t in (*known, *(t for t, _ in cut_off))], default=-1)
         self._forget()
         for trial in known:
-            if not self.config_space.violations(trial.config):  # whoever wrote that, it is no answer
-                self._learn(search, trial)
+            self._learn(search, trial)
         waiting: list[Trial] = []
         for trial, attempts in cut_off:
             if attempts < QUARANTINE_AFTER:
@@ -203,14 +202,14 @@ class OpenEvolveTuner:
             assert run is not None
             run.append(died)
             self._learn(search, died)
-        return [t for t in waiting if not self.config_space.violations(t.config)]
+        return waiting
 
     def _say_who_is_asked(self) -> None:
         said = f"model {self._choice.reason}"
         if self.verbose:
             print(said)  # noqa: T201 - asked for by the caller
         else:
-            log.log(logging.WARNING if is_unasked(self._choice, self._settings) else logging.INFO, said)
+            log.log(level_of(self._choice, self._settings), said)
 
     def _evaluate(self, trial: Trial, run: Run | None, search: Portfolio) -> None:
         config = dict(trial.config)
@@ -303,6 +302,7 @@ class OpenEvolveTuner:
             stack.callback(carry_over, self.objective, before)
         run = journal.open_run(NAME, self._source_hash, self._description)
         stack.callback(run.release)
+        check_legal(run, self.config_space)
         return run
 
     def _open_search(self, run: Run | None, stack: ExitStack) -> Portfolio:

@@ -24,7 +24,8 @@ QUARANTINE_AFTER = 2
 
 @dataclass(frozen=True)
 class Finals:
-    """How the winner is chosen and compared: ``count`` best trials and the default, interleaved."""
+    """How the winner is chosen and compared: ``count`` best trials and the default, interleaved; with 0 the
+    incumbent wins."""
 
     count: int
     fidelity: Fidelity
@@ -258,6 +259,8 @@ class Tuner:
         not come from the samples that chose the winner. If it fails there, the next best does so in its
         place; if it is not faster beyond noise, the default stays.
         """
+        if not self._finals.count:
+            return Podium(self.incumbent, {})
         default = self._default_trial()
         entered = ranked(self.trials, self._top_rank)[: self._finals.count]
         if default is not None and default.best and default not in entered:

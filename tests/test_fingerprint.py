@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 import evotune
-from evotune import ConfigSpace
+from evotune import ConfigSpace, OpenEvolveTuner
 from evotune.errors import UsageError
 from evotune.fingerprint import fingerprint
 from evotune.journal import Journal
@@ -164,18 +164,27 @@ def test_constants_and_the_default_are_part_of_a_space(tmp_path: Path) -> None:
     assert [f.history[0][0]["a"] for f in found] == [1, 1, 2]
 
 
-def test_a_recorded_configuration_that_is_not_legal_is_no_answer(tmp_path: Path) -> None:
+@pytest.mark.parametrize("change", ["done_order=done_order", "done_order=NULL"])
+def test_a_recorded_configuration_that_is_not_legal_is_no_answer(tmp_path: Path, change: str) -> None:
     def latency_ms(config: dict) -> float:
         return 1.0 / config["a"]
 
-    evotune.tune(latency_ms, {"a": [1, 2]}, journal=tmp_path / "j.db")
-    with Journal(tmp_path / "j.db") as journal:
-        journal.write("UPDATE trial SET config=replace(config, '2', '64')", [()])
-    assert evotune.tune(latency_ms, {"a": [1, 2]}, max_evaluations=9, journal=tmp_path / "j.db").config["a"] <= 2
+    path = tmp_path / "j.db"
+    scored = OpenEvolveTuner({"a": [1, 2]}, latency_ms, 2, provider="none", verbose=False, journal=path)
+    scored.tune()
+    evotune.tune(latency_ms, {"a": [1, 2]}, journal=path)
+    with Journal(path) as journal:
+        journal.write(f"UPDATE trial SET config=replace(config, '2', '64'), {change}", [()])
+    with pytest.raises(UsageError, match=r"a configuration \{'a': 64\} that is not of this space"):
+        evotune.tune(latency_ms, {"a": [1, 2]}, max_evaluations=9, journal=path)
+    with pytest.raises(UsageError, match="not of this space"):
+        OpenEvolveTuner({"a": [1, 2]}, latency_ms, 9, provider="none", verbose=False, journal=path).tune()
 
 
 def test_a_function_that_counts_its_calls_stays_the_same(tmp_path: Path) -> None:
     calls = []
     for _ in range(2):
-        evotune.tune(lambda config: calls.append(config) or 1.0, {"a": [1, 2, 3]}, journal=tmp_path / "j.db")
+        evotune.tune(
+            lambda config: calls.append(config) or 1.0, {"a": [1, 2, 3]}, finals=0, journal=tmp_path / "j.db"
+        )
         assert len(calls) == 3
