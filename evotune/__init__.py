@@ -9,6 +9,8 @@ if TYPE_CHECKING:
     from evotune.lookup_table import lookup
     from evotune.openevolve_tuner import OpenEvolveTuner
     from evotune.proposers.multifidelity import MultiFidelityBayesianSearch
+    from evotune.result import Result
+    from evotune.run_function import run
     from evotune.space import ConfigSpace, Parameter
     from evotune.tune_function import Tuned, tune
 
@@ -20,8 +22,10 @@ _LAZY = {
     "MultiFidelityBayesianSearch": "evotune.proposers.multifidelity",
     "OpenEvolveTuner": "evotune.openevolve_tuner",
     "Parameter": "evotune.space",
+    "Result": "evotune.result",
     "Tuned": "evotune.tune_function",
     "lookup": "evotune.lookup_table",
+    "run": "evotune.run_function",
     "tune": "evotune.tune_function",
 }
 
@@ -30,9 +34,11 @@ __all__ = [
     "MultiFidelityBayesianSearch",
     "OpenEvolveTuner",
     "Parameter",
+    "Result",
     "Tuned",
     "__version__",
     "lookup",
+    "run",
     "tune",
 ]
 

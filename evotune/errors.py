@@ -7,7 +7,9 @@ machine's fault is a :class:`DeviceError`: later timings would be lies, so the r
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Generator, Iterable
+from contextlib import contextmanager
 
 
 class UsageError(ValueError):
@@ -88,3 +90,32 @@ def _edits(a: str, b: str) -> int:
                 edits = min(edits, before[j - 1] + 1)
             row.append(edits)
     return row[-1]
+
+
+# A command, which stays as it is; or an option, with what stands for its value.
+_COMMAND_OR_OPTION = re.compile(r"evotune [a-z]+ [^;,]*|--([a-z][a-z-]*)( [A-Z][A-Z,|]*\b)?")
+
+
+@contextmanager
+def spelt_for_python(fresh: str = "fresh=True") -> Generator[None]:
+    """Have errors name arguments, ``max_usd``, where they name options of the command, ``--max-usd``.
+
+    Done here once: where they are raised, nobody knows who asked.
+
+    Args:
+        fresh: What starts another run.
+    """
+
+    def spelt(match: re.Match[str]) -> str:
+        name, value = match.groups()
+        if name is None:
+            return match[0]
+        if name == "fresh":
+            return fresh
+        return name.replace("-", "_") + (f"={value.strip()}" if value else "")
+
+    try:
+        yield
+    except (UsageError, DeviceError, Fatal) as error:
+        error.args = (_COMMAND_OR_OPTION.sub(spelt, str(error)),)
+        raise

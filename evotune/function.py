@@ -15,6 +15,8 @@ from evotune.llm import Choice
 from evotune.settings import Settings, load
 from evotune.space import ConfigSpace
 
+# What starts another run than the one that a journal has.
+ANOTHER = "another key='...'"
 # Providers that cost nothing.
 FREE = ("mock", "none")
 

@@ -19,10 +19,10 @@ from typing import Any
 
 from evotune import transfer
 from evotune.asking import choose_model, open_model, open_prompts, usage
-from evotune.errors import Rejected, UsageError
+from evotune.errors import Rejected, UsageError, spelt_for_python
 from evotune.facts import PYTHON
 from evotune.fingerprint import carry_over
-from evotune.function import check_legal, identity_of, level_of, settings_of, space_of
+from evotune.function import ANOTHER, check_legal, identity_of, level_of, settings_of, space_of
 from evotune.journal import Journal, Run
 from evotune.program import Sandbox
 from evotune.proposers import Feedback
@@ -90,6 +90,7 @@ class OpenEvolveTuner:
         ImportError: OpenEvolve is not installed.
     """
 
+    @spelt_for_python(ANOTHER)
     def __init__(
         self,
         config_space: Mapping[str, Iterable[Value]] | ConfigSpace,
@@ -149,6 +150,7 @@ class OpenEvolveTuner:
         if journal is not None or warm_start is not None:
             self._identify(key, warm_start)
 
+    @spelt_for_python(ANOTHER)
     def tune(self) -> dict[str, Value]:
         """The best configuration found; a second call returns it without evaluating again.
 

@@ -253,5 +253,6 @@ def _from_flags(flags: Mapping[str, Any]) -> _Layer:
         section, _, key = path.partition(".")
         if value is not None:
             values.setdefault(section, {})[key] = value
-    # `on_error` needs no more of a name inside its section; on the command line it does.
-    return _Layer(values, lambda path: "--" + path[-1].replace("on_error", "on_llm_error").replace("_", "-"))
+    # They need no more of a name inside their sections; on the command line they do.
+    names = {"on_error": "on_llm_error", "folder": "prompts"}
+    return _Layer(values, lambda path: "--" + names.get(path[-1], path[-1]).replace("_", "-"))

@@ -16,10 +16,10 @@ from evotune import facts
 from evotune.asking import choose_model, open_model, open_prompts, usage
 from evotune.budget import Budget
 from evotune.engine import InlineEngine
-from evotune.errors import UsageError
+from evotune.errors import UsageError, spelt_for_python
 from evotune.evaluator import Device
 from evotune.fingerprint import carry_over
-from evotune.function import check_legal, identity_of, level_of, settings_of, space_of
+from evotune.function import ANOTHER, check_legal, identity_of, level_of, settings_of, space_of
 from evotune.interval import MAX_BLOCKS
 from evotune.journal import Journal
 from evotune.proposers.model import Story
@@ -70,6 +70,7 @@ class Tuned:
         return pd.DataFrame([{**config, "latency_ms": latency_ms} for config, latency_ms in self.history])
 
 
+@spelt_for_python(ANOTHER)
 def tune(
     latency_ms: LatencyMs,
     space: Mapping[str, Iterable[Value]] | ConfigSpace,
