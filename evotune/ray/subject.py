@@ -12,7 +12,7 @@ from evotune import content, subject
 from evotune.errors import UsageError
 from evotune.evaluator import Compiler, Evaluator, Portable
 from evotune.gpu.detect import Gpu
-from evotune.kernel import split_name
+from evotune.kernel import LoadedKernel, load_checked, split_name
 from evotune.ray import cluster
 from evotune.ray.engine import RayEngine
 from evotune.ray.evaluator import RayEvaluator
@@ -47,6 +47,7 @@ class Parcel:
 
     def _unpack(self, folder: Path, gpus: Callable[[], Sequence[Gpu]]) -> Subject:
         for name, text in self.files.items():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
             (folder / name).write_bytes(text)
         run = self.settings.run
         here = run.model_copy(update={"target": str(folder / run.target)})
@@ -73,11 +74,11 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
     address = settings.run.ray_address
     on_note("starting Ray on this machine" if address is None else f"joining the Ray cluster at {address}")
     stack.enter_context(cluster.connected(address))
-    detect = cache(cluster.detect_gpus)
-    found = subject.find_subject(name, settings, gpus=detect)
+    detect, load = cache(cluster.detect_gpus), cache(load_checked)
+    found = subject.find_subject(name, settings, load=load, gpus=detect)
     gpus, uses_gpus = settings.run.gpus, found.gpu_model is not None
     same = [gpu for gpu in detect() if gpu.name == found.gpu_model] if uses_gpus else []
-    parcel = _pack(path, found.target, settings, same)
+    parcel = _pack(load(path), found.target, settings, same)
     plan = Plan(
         parcel.open_evaluator,
         parcel.open_compiler,
@@ -102,16 +103,16 @@ def find_gpus(address: str | None) -> list[Gpu]:
         return cluster.detect_gpus()
 
 
-def _pack(kernel: Path, target: str, settings: Settings, gpus: Sequence[Gpu]) -> Parcel:
-    file, _ = split_name(kernel)
+def _pack(kernel: LoadedKernel, target: str, settings: Settings, gpus: Sequence[Gpu]) -> Parcel:
+    file, _ = split_name(kernel.path)
     plan = content.find(target, content.EVALUATORS)
-    files = {file.name: file.read_bytes(), plan.name: plan.read_bytes()}
+    files = {**kernel.neighbours, file.name: file.read_bytes(), plan.name: plan.read_bytes()}
     # A station sees one.
     run = settings.run.model_copy(
         update={"target": plan.name, "gpus": 1, "gpu_model": gpus[0].name if gpus else None}
     )
     settings = settings.model_copy(update={"run": run, "llm": Llm(), "prompt": Prompt()})
-    return Parcel(kernel.name, files, settings, gpus)
+    return Parcel(kernel.path.name, files, settings, gpus)
 
 
 def _open_evaluator(plan: Plan, on_note: Callable[[str], None]) -> RayEvaluator:

@@ -32,6 +32,7 @@ from evotune.engine import Job
 from evotune.errors import DeviceError, UsageError
 from evotune.evaluator import Artifact, Device
 from evotune.journal import Journal
+from evotune.kernel import load_checked
 from evotune.ray import Fleet, RayEngine, cluster, fleet
 from evotune.ray import subject as ray_subject
 from evotune.ray.fleet import Member, Place, Plan, disagreement
@@ -466,9 +467,15 @@ def test_a_compiler_that_does_not_start_is_no_fault_of_the_run(start: Callable[.
 def test_machine_code_that_one_node_made_is_measured_on_another(nodes: Cluster, tmp_path: Path) -> None:
     notes: list[str] = []
     flags = {"run.shape": "small", "run.target": "cpu"}
-    kernel = content.find("vector_add", content.KERNELS)
+    shipped = content.find("vector_add", content.KERNELS).read_text()
+    (tmp_path / "parts" / "sums").mkdir(parents=True)
+    (tmp_path / "parts" / "sums" / "names.py").write_text("NAME = 'sum'\n")
+    (tmp_path / "mine.py").write_text(shipped.replace("\nname = ", "\nimport parts.sums.names\nname = ", 1))
+    kernel = load_checked(tmp_path / "mine.py")
+    assert set(kernel.neighbours) == {"parts/sums/names.py"}
     parcel = ray_subject._pack(kernel, "cpu", load(None, flags, {}), [])
-    space = find_subject(str(kernel), load(None, flags, {})).space
+    space = find_subject(str(kernel.path), load(None, flags, {})).space
+    shutil.rmtree(tmp_path / "parts")  # nodes share no disk with the driver
 
     class OnlyAccepts(CpuCompiler):
         """Compiles the default, which the station is calibrated with, and then nothing."""
