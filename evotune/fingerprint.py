@@ -5,6 +5,7 @@ from __future__ import annotations
 import copyreg
 import dis
 from collections.abc import Callable, Iterator
+from functools import partial
 from hashlib import sha256
 from types import BuiltinFunctionType, CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, cast
@@ -31,7 +32,10 @@ def fingerprint(function: Callable[..., Any]) -> str:
     Raises:
         UsageError: It refers to something that cannot be told from others of its kind, such as an open file.
     """
-    module = getattr(function, "__module__", None) or type(function).__module__
+    inner = function
+    while isinstance(inner, partial):
+        inner = cast(Callable[..., Any], inner.func)
+    module = getattr(inner, "__module__", None) or type(inner).__module__
     try:
         told = _Teller(module).tell(function)
     except _Untold as untold:
@@ -151,6 +155,10 @@ class _Teller:
         except _Untold as untold:
             untold.variable = untold.variable or name
             raise
+        except RecursionError:
+            untold = _Untold(f"{type(value).__name__} with so much within it")
+            untold.variable = name
+            raise untold from None
 
 
 def _globals_of(code: CodeType) -> set[str]:

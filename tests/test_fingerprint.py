@@ -90,10 +90,12 @@ def test_globals_and_the_functions_of_the_module_count(monkeypatch) -> None:
     def nested(config: dict) -> list:
         return [SIZE for _ in config]
 
-    before = fingerprint(calls_helper), fingerprint(nested)
+    part = functools.partial(calls_helper)
+    before = fingerprint(calls_helper), fingerprint(nested), fingerprint(part)
     monkeypatch.setattr(sys.modules[__name__], "SIZE", 4096)
     assert fingerprint(calls_helper) != before[0]
     assert fingerprint(nested) != before[1]
+    assert fingerprint(part) != before[2]
     monkeypatch.undo()
     assert fingerprint(calls_helper) == before[0]
     monkeypatch.setattr(sys.modules[__name__], "helper", lambda config: SIZE + 1)
@@ -138,6 +140,14 @@ def test_what_cannot_be_told_apart_is_not_resumed_without_a_key(tmp_path: Path) 
     first = evotune.tune(latency_ms, space, journal=tmp_path / "j.db", key="a")
     never = evotune.tune(lambda config: pytest.fail("it was called"), space, journal=tmp_path / "j.db", key="a")
     assert never.history == first.history
+
+
+def test_what_is_too_deep_to_look_at_is_not_taken_for_the_same() -> None:
+    deep: list = []
+    for _ in range(10_000):
+        deep = [deep]
+    with pytest.raises(UsageError, match="a list with so much within it in value cannot be told"):
+        fingerprint(closure(deep))
 
 
 def test_another_problem_in_the_same_journal_is_another_search(tmp_path: Path) -> None:
