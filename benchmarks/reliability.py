@@ -132,6 +132,8 @@ def fuzz(arguments: argparse.Namespace) -> bool:
 
 def kill(arguments: argparse.Namespace) -> bool:
     """Runs that are killed at random moments and go on."""
+    from evotune.engine import ahead
+    from evotune.process import usable_cores
     from tests.reliability.killing import Ballistic, Toll
 
     tolls: list[Toll] = []
@@ -145,7 +147,7 @@ def kill(arguments: argparse.Namespace) -> bool:
             run = Ballistic(Path(folder), [*what, *budget], seed=len(tolls))
             tolls.append(toll := run.run(min(KILLS_EACH, arguments.kills - struck)))
         kinds.update(toll.kills)
-        slots = 1 if not is_kernel else 1 + (os.cpu_count() or 1)
+        slots = 1 if not is_kernel else 1 + ahead(usable_cores(), 1, 40)
         if toll.repeated > slots * sum(toll.kills.values()):
             toll.lost.append(f"{toll.repeated} evaluations repeated")
         print(

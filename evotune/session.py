@@ -21,6 +21,7 @@ from evotune.evaluator import Evaluator
 from evotune.gpu.detect import Gpu
 from evotune.journal import Journal, Run
 from evotune.kernel import Problem
+from evotune.process import usable_cores
 from evotune.proposers import Searcher
 from evotune.proposers.evolution import CrossoverProposer, MutationProposer
 from evotune.proposers.islands import Islands
@@ -193,7 +194,7 @@ def record_space(
             passes=passes,
             samples=samples,
             seed=settings.run.seed,
-            compile_jobs=os.cpu_count() or 1,
+            compile_jobs=usable_cores(),
             on_progress=on_progress,
         )
     finally:

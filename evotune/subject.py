@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from evotune import content, recipe
-from evotune.engine import Engine, InlineEngine, LocalEngine
+from evotune.engine import Engine, InlineEngine, LocalEngine, ahead
 from evotune.errors import DeviceError, UsageError
 from evotune.evaluator import Compiler, Evaluator
 from evotune.gpu.detect import Gpu, detect, visible
 from evotune.gpu.target import Target, load_target
 from evotune.kernel import LoadedKernel, Problem, blame, load_checked
 from evotune.llm import Roofline
+from evotune.process import usable_cores
 from evotune.proposers.model import Story
 from evotune.proposers.schedule import Schedule
 from evotune.recipe import Recipe
@@ -101,6 +102,7 @@ def _kernel(kernel: LoadedKernel, settings: Settings, gpus: Callable[[], Sequenc
     card = {**plan.card(str(problem.get("dtype"))), **(target.card if target else {})}
     story = Story(kernel.name, kernel.source, known, card, roofline)
     devices = max(1, len(chosen.gpus))
+    compile_jobs = devices * ahead(usable_cores(), devices, settings.run.max_evaluations)
     return Subject(
         kernel.name,
         chosen.name,
@@ -112,7 +114,7 @@ def _kernel(kernel: LoadedKernel, settings: Settings, gpus: Callable[[], Sequenc
         roofline,
         lambda: _evaluator(kernel, problem, plan, chosen.gpus, target, settings),
         lambda: _compiler(kernel, problem, chosen.gpus, target, settings.measure.compile_timeout_s),
-        lambda evaluator: LocalEngine(evaluator, compile_jobs=os.cpu_count() or 1, measure_jobs=devices),
+        lambda evaluator: LocalEngine(evaluator, compile_jobs, devices),
         devices,
         _ladder(plan, settings),
         chosen.gpus[0].name if chosen.gpus else None,

@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from evotune.engine import InlineEngine, Job, LocalEngine
+from evotune.engine import AHEAD, InlineEngine, Job, LocalEngine, ahead
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.evaluator import Artifact, Device
 from evotune.trial import Fidelity, Measurement, Static
@@ -161,6 +161,13 @@ def test_as_many_are_measured_at_once_as_there_are_devices():
         assert most_together(done) == 2
     finally:
         engine.cancel()
+
+
+def test_compiling_ahead_is_bounded_by_cores_by_what_is_worth_it_and_by_the_budget():
+    assert [ahead(cores, 1, 60) for cores in (1, 2, 4, 64)] == [1, 2, AHEAD, AHEAD]
+    assert [ahead(16, devices, 600) for devices in (1, 4, 8, 32)] == [AHEAD, AHEAD, 2, 1]
+    assert [ahead(64, 1, evaluations) for evaluations in (5, 10, 20, 40, 60)] == [1, 1, 1, 3, AHEAD]
+    assert ahead(64, 8, 60) == 1
 
 
 def test_cancelling_twice_is_safe_and_leaves_no_thread():

@@ -5,6 +5,7 @@ import pytest
 
 from evotune import subject
 from evotune.budget import Budget
+from evotune.engine import AHEAD
 from evotune.errors import DeviceError, UsageError
 from evotune.gpu.detect import Gpu
 from evotune.kernel import load_kernel
@@ -159,3 +160,16 @@ def test_a_kernel_that_only_moves_bytes_is_bounded_by_the_bandwidth(tmp_path, dt
     roofline = find_subject(str(kernel), settings, load=load_kernel).roofline
     assert roofline.bound_ms == pytest.approx(1e3 * 12 * 1000 / 1.2e9)
     assert Budget.of(settings.run, roofline.bound_ms, "mine").roofline_ms == pytest.approx(0.02)
+
+
+class NotNeeded:
+    """An evaluator of an engine without jobs."""
+
+
+def test_a_machine_with_many_cores_does_not_begin_the_whole_budget_before_anything_is_known(monkeypatch):
+    monkeypatch.setattr(subject, "usable_cores", lambda: 128)
+    for evaluations, slots in ((60, 1 + AHEAD), (20, 2)):
+        settings = load(None, {"run.target": "cpu", "run.max_evaluations": evaluations}, {})
+        engine = find_subject("vector_add", settings, load=load_kernel).open_engine(NotNeeded())
+        engine.cancel()
+        assert engine.slots == slots

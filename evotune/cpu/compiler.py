@@ -16,7 +16,7 @@ from evotune.cpu.toolchain import code_bytes, find_compiler
 from evotune.errors import DeviceError, Rejected
 from evotune.evaluator import Artifact, Device, installed_version
 from evotune.kernel import CSource, LoadedKernel, Problem
-from evotune.process import Scratch
+from evotune.process import Scratch, usable_cores
 from evotune.space import Config
 from evotune.trial import Static
 
@@ -168,7 +168,7 @@ def _device(compiler: str) -> Device:
         **{package: installed_version(package) for package in ("numpy", "evotune")},
     }
     facts: dict[str, float | str] = {
-        "cores": float(len(os.sched_getaffinity(0))),
+        "cores": float(usable_cores()),
         "load_1min": os.getloadavg()[0],
     }
     return Device("cpu", _cpu_model(), versions, facts)

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 from evotune.doctor.row import Row, fail, ok, warn
+from evotune.process import usable_cores
 
 SANE_YEARS = range(2025, 2100)
 SLEEP_S = 0.02
@@ -45,7 +46,7 @@ def clocks() -> list[Row]:
 
 def load() -> list[Row]:
     """How busy the machine is, and how steady its CPU time is all the same."""
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     busy = os.getloadavg()[0]
     try:
         governor = f", governor {GOVERNOR.read_text(encoding='utf-8').strip()}"

@@ -23,7 +23,7 @@ from evotune import files
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
-from evotune.process import Reply, Scratch, Worker, run_killable
+from evotune.process import Reply, Scratch, Worker, run_killable, usable_cores
 from evotune.space import Config
 
 _log = logging.getLogger(__name__)
@@ -86,7 +86,7 @@ class CrossCompiler:
             "TMPDIR": str(self._folder.path),  # who is killed leaves what was to be assembled
         }
         setup = {"kernel": str(kernel.path.resolve()), "problem": self._problem}
-        self.jobs = jobs or len(os.sched_getaffinity(0))
+        self.jobs = jobs or usable_cores()
         self._workers = [
             Worker("evotune.gpu.headless:open_session", setup, environment=environment) for _ in range(self.jobs)
         ]

@@ -10,7 +10,8 @@ This is a boundary for reliability, not for security: the child runs as the user
 """
 
 from evotune.process.command import Finished, child_environment, run_killable
+from evotune.process.cores import usable_cores
 from evotune.process.scratch import Scratch
 from evotune.process.worker import Reply, Worker
 
-__all__ = ["Finished", "Reply", "Scratch", "Worker", "child_environment", "run_killable"]
+__all__ = ["Finished", "Reply", "Scratch", "Worker", "child_environment", "run_killable", "usable_cores"]
