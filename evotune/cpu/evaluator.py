@@ -10,7 +10,7 @@ from evotune.evaluator import Artifact
 from evotune.kernel import LoadedKernel, Problem
 from evotune.process import Worker
 from evotune.space import Config
-from evotune.supervisor import PROVENANCE, Subject, Supervisor, failed
+from evotune.supervisor import PROVENANCE, SETUP_TIMEOUT_S, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
 # Libraries that the reference may use keep to one thread: the worker is pinned to one core, and CPU
@@ -58,7 +58,8 @@ class CpuEvaluator:
                 "seed": seed,
                 "harness": str(self._compiler.compile_harness()),
             }
-            worker = Worker("evotune.cpu.worker:open_session", setup, environment=ONE_THREAD)
+            entry = "evotune.cpu.worker:open_session"
+            worker = Worker(entry, setup, setup_timeout_s=SETUP_TIMEOUT_S, environment=ONE_THREAD)
             self._supervisor = Supervisor([worker], run_timeout_s)
             if not (reply := worker.start()).ok:
                 raise UsageError(f"{kernel.path} cannot be measured: {reply.message}")

@@ -160,7 +160,8 @@ class Inputs:
         is_large = sum(a.nbytes for a in (*first.pristine, first.expected)) > LARGE_BYTES
         self.timing = [first, *(self._draw() for _ in range(1 if is_large else TIMING_SETS - 1))]
         self.tolerance = self._tolerance(first.expected.dtype)
-        self._unseen: deque[InputSet] = deque(maxlen=UNSEEN_SETS)
+        # Drawn now, as a measurement has a deadline that a slow reference would pass.
+        self._unseen = deque(() if self._redraw else (self._draw() for _ in range(UNSEEN_SETS)), UNSEEN_SETS)
         self._offsets = random.Random(seed)
 
     def move_timing(self) -> None:
@@ -177,7 +178,7 @@ class Inputs:
 
         New values each time, or a rotation where the reference is too slow for that.
         """
-        if self._redraw or len(self._unseen) < UNSEEN_SETS:
+        if self._redraw:
             self._unseen.append(self._draw())
         else:
             self._unseen.rotate(-1)

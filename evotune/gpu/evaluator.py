@@ -14,10 +14,8 @@ from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
 from evotune.process import Worker
 from evotune.space import Config
-from evotune.supervisor import PROVENANCE, Subject, Supervisor, failed
+from evotune.supervisor import PROVENANCE, SETUP_TIMEOUT_S, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
-
-SETUP_TIMEOUT_S = 900.0  # a reference on the CPU at the size of a GPU's problem, for each set of inputs
 
 
 class CudaEvaluator:

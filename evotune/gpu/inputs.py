@@ -143,7 +143,8 @@ class Inputs:
         self._redraw = time.perf_counter() - started < REDRAW_BELOW_S
         self.tolerance = self._tolerance(str(problem.get("dtype", dtype)))
         self.timing = [first, *(self._draw()[0] for _ in range(TIMING_SETS - 1))]
-        self._unseen: deque[InputSet] = deque(maxlen=UNSEEN_SETS)
+        # Drawn now, as a measurement has a deadline that a slow reference would pass.
+        self._unseen = deque(() if self._redraw else (self._draw()[0] for _ in range(UNSEEN_SETS)), UNSEEN_SETS)
 
     def swap_timing(self) -> None:
         """Move the values of the timing sets around: what was at an address is now at another."""
@@ -159,7 +160,7 @@ class Inputs:
 
         New values each time, or a rotation where the reference is too slow for that.
         """
-        if self._redraw or len(self._unseen) < UNSEEN_SETS:
+        if self._redraw:
             self._unseen.append(self._draw()[0])
         else:
             self._unseen.rotate(-1)

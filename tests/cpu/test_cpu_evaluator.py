@@ -20,7 +20,7 @@ import pytest
 import evotune.cpu
 from evotune.cpu import Compiler, CpuCompiler, CpuEvaluator, find_compiler
 from evotune.cpu.builder import Builder
-from evotune.cpu.inputs import GuardedArray, Inputs, compare
+from evotune.cpu.inputs import UNSEEN_SETS, GuardedArray, Inputs, compare
 from evotune.cpu.toolchain import code_bytes
 from evotune.cpu.worker import Harness, Session
 from evotune.errors import DeviceError, Rejected, UsageError
@@ -336,6 +336,15 @@ def test_a_kernel_file_that_cannot_make_its_inputs_is_refused_before_any_work(
     with pytest.raises(UsageError, match=said):
         CpuEvaluator(kernel, {**kernel.problem(None, "cpu"), "fault": fault}, fidelities=[LOW])
     assert not leftovers(before)
+
+
+def test_a_slow_reference_is_not_run_while_a_measurement_has_its_deadline(
+    kernel: LoadedKernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    inputs = Inputs(kernel, {**kernel.problem(None, "cpu"), "fault": "slow"}, 0)
+    monkeypatch.setattr(kernel.definition, "reference", None)
+    drawn = [inputs.unseen() for _ in range(2 * UNSEEN_SETS)]
+    assert len({id(s) for s in drawn}) == UNSEEN_SETS
 
 
 def test_inputs_of_a_slow_reference_rotate_and_still_catch_caching(kernel: LoadedKernel) -> None:
