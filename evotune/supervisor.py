@@ -17,9 +17,7 @@ from evotune.trial import Fidelity, Measurement, Provenance
 _log = logging.getLogger(__name__)
 
 KILLS_TO_QUARANTINE = 2
-SETUP_TIMEOUT_S = (
-    900.0  # for a worker: a reference on the CPU at the size of a GPU's problem, for each set of inputs
-)
+SETUP_TIMEOUT_S = 900.0  # a reference on the CPU at the size of a GPU's problem, for each set of inputs
 PROVENANCE: Provenance = "measured"
 # What a worker tells of a run: why it failed, what it took, or nothing, where another one tainted the worker.
 KINDS_OF_RUNS = {frozenset(("stage", "reason")), frozenset(("samples_ms", "context")), frozenset[str]()}

@@ -3,27 +3,17 @@
 from __future__ import annotations
 
 import random
-import time
-from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from evotune.errors import UsageError
-from evotune.kernel import Array, LoadedKernel, Problem, Tolerance, blame
+from evotune.inputs import GUARD, GUARD_BYTES, WROTE_OUTSIDE, Drawn
+from evotune.kernel import Array, Tolerance
 
 ALIGN_BYTES = 64  # a cache line: offsets that differ between buffers would show up as noise
 LINES_IN_A_PAGE = 64
-GUARD_BYTES = 4096
-GUARD = 0xA5
-TIMING_SETS = 3
-LARGE_BYTES = 64 << 20  # two sets of this size are already more than a cache
-UNSEEN_SETS = 4
-REDRAW_BELOW_S = 0.03  # every measurement draws two sets
-WROTE_OUTSIDE = "it wrote outside of its output"
-RESULT = "the reference's result"
 MAX_ARRAYS = 8  # that the harness can pass, with the output
 
 
@@ -57,14 +47,26 @@ class InputSet:
     expected: Array
 
     @classmethod
-    def of(cls, inputs: Sequence[Array], expected: Array, rng: random.Random | None = None) -> InputSet:
-        """A set in new memory; with a generator, each array at a random offset within a page."""
-        arrays = (*inputs, expected)
+    def of(cls, drawn: Drawn, rng: random.Random | None = None) -> InputSet:
+        """A set in new memory; with a generator, each array at a random offset within a page.
+
+        Raises:
+            UsageError: There are more arrays than the harness can pass.
+        """
+        arrays = (*drawn.inputs, drawn.expected)
+        if len(arrays) > MAX_ARRAYS:
+            raise UsageError(
+                f"there are {len(arrays)} arrays, inputs and output; the CPU target takes {MAX_ARRAYS}"
+            )
         lines = [rng.randrange(LINES_IN_A_PAGE) if rng else 0 for _ in arrays]
         *arguments, output = (GuardedArray(a.shape, a.dtype, n) for a, n in zip(arrays, lines, strict=True))
-        for argument, values in zip(arguments, inputs, strict=True):
+        for argument, values in zip(arguments, drawn.inputs, strict=True):
             argument.array[...] = values
-        return cls(tuple(inputs), tuple(arguments), output, expected)
+        return cls(drawn.inputs, tuple(arguments), output, drawn.expected)
+
+    def moved(self, rng: random.Random) -> InputSet:
+        """The same values in other memory."""
+        return self.of(Drawn(self.pristine, self.expected), rng)
 
     def refilled(self, other: InputSet) -> InputSet:
         """The same memory with the values of another set."""
@@ -140,91 +142,3 @@ def _distance(a: Array, b: Array) -> Array:
         return (high.astype(np.uint64) - low.astype(np.uint64)).astype(np.float64)
     wide = _WIDE.get(a.dtype.kind, np.float64)
     return np.abs(a.astype(wide) - b.astype(wide))
-
-
-class Inputs:
-    """The input sets of one problem: some to time with, and others that no kernel has seen.
-
-    Raises:
-        UsageError: The kernel file's ``inputs`` or ``reference`` fails or gives what cannot be used.
-    """
-
-    def __init__(self, kernel: LoadedKernel, problem: Problem, seed: int) -> None:
-        self._kernel = kernel
-        self._problem = problem
-        self._seed = seed
-        self._drawn = 0
-        started = time.perf_counter()
-        first = self._draw()
-        self._redraw = time.perf_counter() - started < REDRAW_BELOW_S
-        is_large = sum(a.nbytes for a in (*first.pristine, first.expected)) > LARGE_BYTES
-        self.timing = [first, *(self._draw() for _ in range(1 if is_large else TIMING_SETS - 1))]
-        self.tolerance = self._tolerance(first.expected.dtype)
-        # Drawn now, as a measurement has a deadline that a slow reference would pass.
-        self._unseen = deque(() if self._redraw else (self._draw() for _ in range(UNSEEN_SETS)), UNSEEN_SETS)
-        self._offsets = random.Random(seed)
-
-    def move_timing(self) -> None:
-        """Give the timing sets other memory, because where it lies has a part in how long a kernel takes."""
-        self.timing = [InputSet.of(s.pristine, s.expected, self._offsets) for s in self.timing]
-
-    def swap_timing(self) -> None:
-        """Move the values of the timing sets around: what was at an address is now at another."""
-        following = [*self.timing[1:], self.timing[0]]
-        self.timing = [memory.refilled(values) for memory, values in zip(self.timing, following, strict=True)]
-
-    def unseen(self) -> InputSet:
-        """A poisoned set that differs from those for timing and from the last ones given out.
-
-        New values each time, or a rotation where the reference is too slow for that.
-        """
-        if self._redraw:
-            self._unseen.append(self._draw())
-        else:
-            self._unseen.rotate(-1)
-        self._unseen[-1].poison()
-        return self._unseen[-1]
-
-    def _draw(self) -> InputSet:
-        definition = self._kernel.definition
-        rng = np.random.default_rng([self._seed, self._drawn])
-        self._drawn += 1
-        calling = "inputs"
-        try:
-            inputs = tuple(np.ascontiguousarray(a) for a in definition.inputs(self._problem, rng))
-            for a in inputs:
-                a.flags.writeable = False
-            calling = "reference"
-            expected = np.ascontiguousarray(definition.reference(self._problem, *inputs))
-        except Exception as error:  # the user's file may raise anything
-            raise UsageError(f"{blame(error, self._kernel.path, calling)} for {dict(self._problem)}") from error
-        self._check(inputs, expected)
-        return InputSet.of(inputs, expected)
-
-    def _check(self, inputs: tuple[Array, ...], expected: Array) -> None:
-        name = self._kernel.path.name
-        if not 0 < len(inputs) < MAX_ARRAYS:
-            raise UsageError(f"inputs() of {name} gives {len(inputs)} arrays; it must be 1 to {MAX_ARRAYS - 1}")
-        declared = self._problem.get("dtype", "float64")
-        for what, array in [*((f"input {i}", a) for i, a in enumerate(inputs)), (RESULT, expected)]:
-            if array.dtype.kind not in "biufc" or not array.size:
-                raise UsageError(
-                    f"{what} of {name} has dtype {array.dtype} and shape {array.shape}; "
-                    "it must be a non-empty array of numbers"
-                )
-            if array.dtype == np.float64 and declared != "float64":  # what NumPy gives where nothing is said
-                raise UsageError(
-                    f"{what} of {name} has dtype float64, and the problem's is {declared}: the kernel would read "
-                    "other numbers, or beyond the end; use .astype"
-                )
-        if not np.isfinite(expected).all():
-            raise UsageError(
-                f"reference() of {name} gives values that are not finite; nothing can be checked with them"
-            )
-
-    def _tolerance(self, dtype: np.dtype[Any]) -> Tolerance:
-        known = self._kernel.definition.tolerance
-        name = str(self._problem["dtype"]) if "dtype" in self._problem else str(dtype)
-        if name not in known:
-            raise UsageError(f"{self._kernel.path.name} has no tolerance for {name}, only for {sorted(known)}")
-        return known[name]

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 
-from evotune.cpu.inputs import WROTE_OUTSIDE, Inputs, InputSet
+from evotune.cpu.inputs import InputSet
 from evotune.errors import DeviceError, Rejected
+from evotune.inputs import WROTE_OUTSIDE, Inputs
 from evotune.interval import MAX_BLOCKS, MIN_BLOCKS
 from evotune.kernel import load_kernel
 from evotune.trial import BLOCKS
@@ -48,7 +49,7 @@ def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, 
     os.sched_setaffinity(0, {core})
     harness = Harness(Path(setup["harness"]))
     harness.check_canary()
-    inputs = Inputs(load_kernel(Path(setup["kernel"])), setup["problem"], setup["seed"])
+    inputs = Inputs(load_kernel(Path(setup["kernel"])), setup["problem"], setup["seed"], InputSet.of)
     return Session(harness, inputs, core).measure
 
 
@@ -116,7 +117,7 @@ class Run:
 class Session:
     """Everything that stays the same from one measurement to the next."""
 
-    def __init__(self, harness: Harness, inputs: Inputs, core: int) -> None:
+    def __init__(self, harness: Harness, inputs: Inputs[InputSet], core: int) -> None:
         self._harness = harness
         self._inputs = inputs
         self._core = core

@@ -17,7 +17,8 @@ import numpy as np
 
 from evotune.errors import DeviceError, Rejected
 from evotune.gpu.device import CudaDevice, Device
-from evotune.gpu.inputs import WROTE_OUTSIDE, Inputs, InputSet, to_tensor
+from evotune.gpu.inputs import InputSet, to_tensor
+from evotune.inputs import WROTE_OUTSIDE, Inputs
 from evotune.interval import MAX_BLOCKS, MIN_BLOCKS
 from evotune.kernel import LoadedKernel, Problem, load_kernel
 from evotune.trial import BLOCKS
@@ -108,7 +109,8 @@ class Session:
         self._problem: Problem = {**setup["problem"], **setup["device"]}
         self._device = device
         self._gpu: str = setup["uuid"]
-        self._inputs = Inputs(kernel, setup["problem"], setup["seed"], device.torch_device)
+        place = partial(InputSet.of, device=device.torch_device)
+        self._inputs = Inputs(kernel, setup["problem"], setup["seed"], place)
         self._tainted = False
 
     def measure(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -20,10 +20,11 @@ import pytest
 import evotune.cpu
 from evotune.cpu import Compiler, CpuCompiler, CpuEvaluator, find_compiler
 from evotune.cpu.builder import Builder
-from evotune.cpu.inputs import UNSEEN_SETS, GuardedArray, Inputs, compare
+from evotune.cpu.inputs import GuardedArray, InputSet, compare
 from evotune.cpu.toolchain import code_bytes
 from evotune.cpu.worker import Harness, Session
 from evotune.errors import DeviceError, Rejected, UsageError
+from evotune.inputs import UNSEEN_SETS, Inputs
 from evotune.interval import MAX_BLOCKS
 from evotune.kernel import LoadedKernel, Tolerance, load_kernel
 from evotune.process import Worker
@@ -157,7 +158,7 @@ def test_each_block_of_rounds_has_code_and_buffers_elsewhere(
 
     monkeypatch.setattr(Harness, "time", watched)
     monkeypatch.setattr("evotune.cpu.worker._has_child", lambda: False)  # this process has some
-    session = Session(harness, Inputs(kernel, kernel.problem(None, "cpu"), 0), core=0)
+    session = Session(harness, Inputs(kernel, kernel.problem(None, "cpu"), 0, InputSet.of), core=0)
     libraries = [str(cpu._compiler.library(config(tag=tag)).path) for tag in (70, 71)]
     found = session.measure({"runs": libraries, "reps": 32, "limit_s": 60.0})["runs"]
     assert [len(run["samples_ms"]) for run in found] == [32, 32]
@@ -341,7 +342,7 @@ def test_a_kernel_file_that_cannot_make_its_inputs_is_refused_before_any_work(
 def test_a_slow_reference_is_not_run_while_a_measurement_has_its_deadline(
     kernel: LoadedKernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = Inputs(kernel, {**kernel.problem(None, "cpu"), "fault": "slow"}, 0)
+    inputs = Inputs(kernel, {**kernel.problem(None, "cpu"), "fault": "slow"}, 0, InputSet.of)
     monkeypatch.setattr(kernel.definition, "reference", None)
     drawn = [inputs.unseen() for _ in range(2 * UNSEEN_SETS)]
     assert len({id(s) for s in drawn}) == UNSEEN_SETS

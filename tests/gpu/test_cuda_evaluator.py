@@ -7,6 +7,7 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from evotune.gpu import cuda_compiler
 from evotune.gpu.detect import Gpu
 from evotune.gpu.device import throttled
 from evotune.gpu.target import load_target
-from evotune.kernel import Tolerance, load_kernel
+from evotune.inputs import UNSEEN_SETS, Inputs
+from evotune.kernel import LoadedKernel, Tolerance, load_kernel
 from evotune.trial import Fidelity
 
 pytestmark = pytest.mark.torch
@@ -210,11 +212,15 @@ def test_a_configuration_is_compiled_once_and_described(make: Callable[..., CpuE
                 evaluator.compile(of("too_large"))
 
 
-def test_the_same_seed_gives_the_same_inputs() -> None:
-    from evotune.gpu.inputs import Inputs
+def inputs_on_cpu(kernel: LoadedKernel, shape: str, seed: int) -> Inputs[Any]:
+    from evotune.gpu.inputs import InputSet
 
+    return Inputs(kernel, kernel.definition.shapes[shape], seed, partial(InputSet.of, device="cpu"))
+
+
+def test_the_same_seed_gives_the_same_inputs() -> None:
     kernel = load_kernel(Path(__file__).with_name("torch_saxpy.py"))
-    one, same, other = (Inputs(kernel, kernel.definition.shapes["default"], seed, "cpu") for seed in (1, 1, 2))
+    one, same, other = (inputs_on_cpu(kernel, "default", seed) for seed in (1, 1, 2))
     first = [inputs.timing[0].arguments[0] for inputs in (one, same, other)]
     assert first[0].equal(first[1])
     assert not first[0].equal(first[2])
@@ -223,17 +229,23 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
 
 
 def test_a_slow_reference_is_not_run_while_a_measurement_has_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
-    from evotune.gpu.inputs import UNSEEN_SETS, Inputs
-
     kernel = load_kernel(Path(__file__).with_name("torch_saxpy.py"))
-    inputs = Inputs(kernel, kernel.definition.shapes["slow"], 0, "cpu")
+    inputs = inputs_on_cpu(kernel, "slow", 0)
     monkeypatch.setattr(kernel.definition, "reference", None)
     drawn = [inputs.unseen() for _ in range(2 * UNSEEN_SETS)]
     assert len({id(s) for s in drawn}) == UNSEEN_SETS
     assert drawn[0] is not drawn[1]
 
 
-@pytest.mark.parametrize(("shape", "message"), [("nan", "not finite"), ("unknown", "no tolerance for float64")])
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ("nan", "not finite"),
+        ("unknown", "no tolerance for float64"),
+        ("double", "input 0 of .* has dtype float64, and the problem's is float16.*use .astype"),
+        ("raises", r"reference\(\) raised ZeroDivisionError: .* \(line \d+ of torch_saxpy.py\) for "),
+    ],
+)
 def test_inputs_that_cannot_be_checked_with_are_the_users_mistake(
     make: Callable[..., CpuEvaluator], shape: str, message: str
 ) -> None:

@@ -19,6 +19,8 @@ shapes: Mapping[str, Problem] = {
     "half": {"n": 1024, "dtype": "float16"},
     "int": {"n": 1024, "dtype": "int32"},
     "nan": {"n": 1024, "dtype": "float32", "fault": "nan"},
+    "double": {"n": 1024, "dtype": "float16", "fault": "double"},
+    "raises": {"n": 1024, "dtype": "float32", "fault": "raises"},
     "slow": {"n": 1024, "dtype": "float32", "fault": "slow"},
     "unknown": {"n": 1024, "dtype": "float64"},
 }
@@ -108,10 +110,14 @@ def inputs(problem: Problem, rng: np.random.Generator) -> tuple[np.ndarray, ...]
         time.sleep(0.15)
     if dtype == "int32":
         return tuple(rng.integers(-1000, 1000, n, dtype=np.int32) for _ in range(2))
+    if problem.get("fault") == "double":
+        return tuple(rng.standard_normal(n) for _ in range(2))
     return tuple(rng.standard_normal(n).astype(dtype) for _ in range(2))
 
 
 def reference(problem: Problem, x: np.ndarray, z: np.ndarray) -> np.ndarray:
+    if problem.get("fault") == "raises":
+        return x * (1 // 0)
     return x / np.float32(0) if problem.get("fault") == "nan" else 2 * x + z
 
 

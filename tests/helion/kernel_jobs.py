@@ -71,10 +71,11 @@ def mend_the_interpreter() -> None:
 
 def interpret(kernel: LoadedKernel, problem: Problem, configs: Sequence[Any]) -> list[dict[str, Any]]:
     from evotune.gpu.inputs import InputSet
+    from evotune.inputs import Drawn
 
     inputs = kernel.definition.inputs(problem, np.random.default_rng(0))
     expected = kernel.definition.reference(problem, *inputs)
-    drawn = InputSet.of(inputs, expected, "cpu")
+    drawn = InputSet.of(Drawn(inputs, expected), "cpu")
     found: list[dict[str, Any]] = []
     for config in configs:
         drawn.poison()

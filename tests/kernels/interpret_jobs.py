@@ -68,13 +68,14 @@ def multiply_bfloat16_as_numbers() -> None:
 
 def interpret_here(name: str, problem: Problem, samples: int) -> list[dict[str, Any]]:
     from evotune.gpu.inputs import InputSet
+    from evotune.inputs import Drawn
 
     kernel = load_kernel(ROOT / "kernels" / f"{name}.py")
     backend = kernel.backend("cuda")
     space = backend.space(problem)
     inputs = kernel.definition.inputs(problem, np.random.default_rng(0))
     expected = kernel.definition.reference(problem, *inputs)
-    drawn = InputSet.of(inputs, expected, "cpu")
+    drawn = InputSet.of(Drawn(inputs, expected), "cpu")
     tolerance = kernel.definition.tolerance[str(problem["dtype"])]
     if expected.dtype.name == "bfloat16":
         tolerance = Tolerance(max(tolerance.rtol, LAST_PLACE), tolerance.atol)
