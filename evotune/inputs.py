@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
+import shutil
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 import numpy as np
 
 from evotune.errors import UsageError
-from evotune.kernel import Array, LoadedKernel, Problem, Tolerance, blame
+from evotune.kernel import Array, LoadedKernel, Problem, Tolerance, blame, numpy_dtype
 
 TIMING_SETS = 3
 LARGE_BYTES = 64 << 20  # two sets of this size are already more than a cache
 UNSEEN_SETS = 4
 REDRAW_BELOW_S = 0.03  # every measurement takes two sets
+FREE_SHARE = 0.1  # of the free disk: a larger result is not kept
 # What surrounds an output, and what a kernel that writes there is told.
 GUARD_BYTES = 4096
 GUARD = 0xA5
@@ -34,6 +39,53 @@ class Drawn:
     @property
     def nbytes(self) -> int:
         return sum(a.nbytes for a in (*self.inputs, self.expected))
+
+
+class Results:
+    """What a slow reference gave, in a folder of a run: one of its workers computes it while those that need it
+    too wait, and one that replaces a killed worker finds it there."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def has(self, number: int) -> bool:
+        """Whether the result of a draw is kept."""
+        return self._path(number).exists()
+
+    def get(self, number: int, compute: Callable[[], Array]) -> Array:
+        """The result of a draw."""
+        path = self._path(number)
+        with path.with_suffix(".lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if path.exists():
+                return _load(path)[0]
+            started = time.perf_counter()
+            result = compute()
+            if time.perf_counter() - started >= REDRAW_BELOW_S:
+                _save(path, [result])
+            return result
+
+    def _path(self, number: int) -> Path:
+        return self._folder / f"{number}.npz"
+
+
+def _save(path: Path, arrays: Sequence[Array]) -> None:
+    if sum(a.nbytes for a in arrays) > FREE_SHARE * shutil.disk_usage(path.parent).free:
+        return
+    # As bytes, with the dtype in the name: NumPy's files cannot say bfloat16.
+    named: dict[str, Any] = {f"{i} {a.dtype.name}": a.view(f"V{a.itemsize}") for i, a in enumerate(arrays)}
+    part = path.with_suffix(".part")
+    try:
+        with part.open("wb") as file:
+            np.savez(file, **named)
+        part.replace(path)
+    except OSError:  # it is computed again, then
+        part.unlink(missing_ok=True)
+
+
+def _load(path: Path) -> list[Array]:
+    with np.load(path) as file:
+        return [_frozen(raw.view(numpy_dtype(name.split()[1]))) for name, raw in file.items()]
 
 
 class InputSet(Protocol):
@@ -59,27 +111,32 @@ class Inputs(Generic[Placed]):
         problem: Sizes and dtype.
         seed: Of the values.
         place: Brings a draw into the target's memory.
+        results: Where those of a slow reference are kept.
 
     Raises:
         UsageError: The kernel file's ``inputs`` or ``reference`` fails or gives what cannot be used.
     """
 
-    def __init__(self, kernel: LoadedKernel, problem: Problem, seed: int, place: Callable[[Drawn], Placed]) -> None:
+    def __init__(
+        self, kernel: LoadedKernel, problem: Problem, seed: int, place: Callable[[Drawn], Placed], results: Results
+    ) -> None:
         self._kernel = kernel
         self._problem = problem
         self._seed = seed
         self._place = place
+        self._results = results
         self._drawn = 0
+        self._is_slow = True  # until the first draw shows that it is not
         self._offsets = random.Random(seed)
         started = time.perf_counter()
         first = self._draw()
         self.tolerance = self._tolerance(first.expected.dtype)
         is_large = first.nbytes > LARGE_BYTES
         self.timing = [self._placed(first)]
-        self._redraw = time.perf_counter() - started < REDRAW_BELOW_S
+        self._is_slow = results.has(0) or time.perf_counter() - started >= REDRAW_BELOW_S
         self.timing += self._several(1 if is_large else TIMING_SETS - 1)
         # Drawn now, as a measurement has a deadline that a slow reference would pass.
-        self._unseen = deque(() if self._redraw else self._several(2 if is_large else UNSEEN_SETS))
+        self._unseen = deque(self._several(2 if is_large else UNSEEN_SETS) if self._is_slow else ())
 
     def move_timing(self) -> None:
         """Give the timing sets other memory, because where it lies has a part in how long a kernel takes."""
@@ -95,7 +152,7 @@ class Inputs(Generic[Placed]):
 
         New values each time, or a rotation where the reference is too slow for that.
         """
-        if self._redraw:
+        if not self._is_slow:
             return self._placed(self._draw())
         self._unseen.rotate(-1)
         return self._unseen[-1]
@@ -116,17 +173,21 @@ class Inputs(Generic[Placed]):
 
     def _draw(self) -> Drawn:
         definition, path = self._kernel.definition, self._kernel.path
-        rng = np.random.default_rng([self._seed, self._drawn])
-        self._drawn += 1
+        number, self._drawn = self._drawn, self._drawn + 1
+        rng = np.random.default_rng([self._seed, number])
         calling = "inputs"
         try:
             inputs = tuple(map(_frozen, definition.inputs(self._problem, rng)))
             calling = "reference"
-            drawn = Drawn(inputs, _frozen(definition.reference(self._problem, *inputs)))
+            compute = partial(self._compute, inputs)
+            drawn = Drawn(inputs, self._results.get(number, compute) if self._is_slow else compute())
         except Exception as error:  # the user's file may raise anything
             raise UsageError(f"{blame(error, path, calling)} for {dict(self._problem)}") from error
         self._check(drawn)
         return drawn
+
+    def _compute(self, inputs: Sequence[Array]) -> Array:
+        return _frozen(self._kernel.definition.reference(self._problem, *inputs))
 
     def _check(self, drawn: Drawn) -> None:
         name, declared = self._kernel.path.name, self._problem.get("dtype", "float64")

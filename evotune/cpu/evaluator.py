@@ -8,7 +8,7 @@ from evotune.cpu.compiler import CpuCompiler
 from evotune.errors import Rejected, UsageError
 from evotune.evaluator import Artifact
 from evotune.kernel import LoadedKernel, Problem
-from evotune.process import Worker
+from evotune.process import Scratch, Worker
 from evotune.space import Config
 from evotune.supervisor import PROVENANCE, SETUP_TIMEOUT_S, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
@@ -51,12 +51,14 @@ class CpuEvaluator:
         self.fidelities = tuple(fidelities)
         self._compiler = CpuCompiler(kernel, problem, compile_timeout_s)
         self._supervisor = Supervisor((), run_timeout_s)
+        self._results = Scratch("results")
         try:
             setup = {
                 "kernel": str(kernel.path.resolve()),
                 "problem": dict(problem),
                 "seed": seed,
                 "harness": str(self._compiler.compile_harness()),
+                "results": str(self._results.path),
             }
             entry = "evotune.cpu.worker:open_session"
             worker = Worker(entry, setup, setup_timeout_s=SETUP_TIMEOUT_S, environment=ONE_THREAD)
@@ -78,6 +80,7 @@ class CpuEvaluator:
         """Kill the workers and running compilers, and delete all files; safe to call twice."""
         self._supervisor.close()
         self._compiler.close()
+        self._results.cleanup()
 
     def compile(self, config: Config) -> Static:
         """As :meth:`CpuCompiler.compile`."""

@@ -18,7 +18,7 @@ import numpy as np
 
 from evotune.cpu.inputs import InputSet
 from evotune.errors import DeviceError, Rejected
-from evotune.inputs import WROTE_OUTSIDE, Inputs
+from evotune.inputs import WROTE_OUTSIDE, Inputs, Results
 from evotune.interval import MAX_BLOCKS, MIN_BLOCKS
 from evotune.kernel import load_kernel
 from evotune.trial import BLOCKS
@@ -43,13 +43,15 @@ def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, 
     """Entry of the worker process: get ready to measure one kernel on one problem.
 
     Args:
-        setup: ``kernel`` (path), ``problem``, ``seed``, and ``harness`` (path of the compiled one).
+        setup: ``kernel`` (path), ``problem``, ``seed``, ``harness`` (path of the compiled one), and
+            ``results`` (folder for those of a slow reference).
     """
     core = max(os.sched_getaffinity(0))  # interrupts and other people's defaults favour the first
     os.sched_setaffinity(0, {core})
     harness = Harness(Path(setup["harness"]))
     harness.check_canary()
-    inputs = Inputs(load_kernel(Path(setup["kernel"])), setup["problem"], setup["seed"], InputSet.of)
+    kernel, results = load_kernel(Path(setup["kernel"])), Results(Path(setup["results"]))
+    inputs = Inputs(kernel, setup["problem"], setup["seed"], InputSet.of, results)
     return Session(harness, inputs, core).measure
 
 

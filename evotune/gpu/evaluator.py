@@ -12,7 +12,7 @@ from evotune.gpu.cuda_compiler import CudaCompiler, key
 from evotune.gpu.detect import Gpu
 from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
-from evotune.process import Worker
+from evotune.process import Scratch, Worker
 from evotune.space import Config
 from evotune.supervisor import PROVENANCE, SETUP_TIMEOUT_S, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
@@ -71,11 +71,13 @@ class CudaEvaluator:
             kernel, problem, gpu=gpus[0].name, target=target, jobs=jobs, timeout_s=compile_timeout_s
         )
         self.device = _device(gpus, self._compiler.device.versions)
+        self._results = Scratch("results")
         setup = {
             "kernel": str(kernel.path.resolve()),
             "problem": dict(problem),
             "device": dict(target.facts),
             "seed": seed,
+            "results": str(self._results.path),
         }
         workers = [self._worker(gpu, setup) for gpu in gpus]
         self._supervisor = Supervisor(workers, run_timeout_s)
@@ -108,6 +110,7 @@ class CudaEvaluator:
         """Kill all processes and delete all files; safe to call twice."""
         self._supervisor.close()
         self._compiler.close()
+        self._results.cleanup()
 
     def compile(self, config: Config) -> Static:
         """As :meth:`CudaCompiler.compile`."""

@@ -18,7 +18,7 @@ import numpy as np
 from evotune.errors import DeviceError, Rejected
 from evotune.gpu.device import CudaDevice, Device
 from evotune.gpu.inputs import InputSet, to_tensor
-from evotune.inputs import WROTE_OUTSIDE, Inputs
+from evotune.inputs import WROTE_OUTSIDE, Inputs, Results
 from evotune.interval import MAX_BLOCKS, MIN_BLOCKS
 from evotune.kernel import LoadedKernel, Problem, load_kernel
 from evotune.trial import BLOCKS
@@ -34,8 +34,8 @@ def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, 
     """Entry of the worker process: get ready to measure one kernel on one problem.
 
     Args:
-        setup: ``kernel`` (path), ``problem``, ``device`` (facts that the kernel is told), ``seed``, and
-            ``uuid`` of the GPU.
+        setup: ``kernel`` (path), ``problem``, ``device`` (facts that the kernel is told), ``seed``, ``uuid``
+            of the GPU, and ``results`` (folder for those of a slow reference).
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -110,7 +110,7 @@ class Session:
         self._device = device
         self._gpu: str = setup["uuid"]
         place = partial(InputSet.of, device=device.torch_device)
-        self._inputs = Inputs(kernel, setup["problem"], setup["seed"], place)
+        self._inputs = Inputs(kernel, setup["problem"], setup["seed"], place, Results(Path(setup["results"])))
         self._tainted = False
 
     def measure(self, request: dict[str, Any]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from evotune.cpu.inputs import GuardedArray, InputSet, compare
 from evotune.cpu.toolchain import code_bytes
 from evotune.cpu.worker import Harness, Session
 from evotune.errors import DeviceError, Rejected, UsageError
-from evotune.inputs import UNSEEN_SETS, Inputs
+from evotune.inputs import UNSEEN_SETS, Inputs, Results
 from evotune.interval import MAX_BLOCKS
 from evotune.kernel import LoadedKernel, Tolerance, load_kernel
 from evotune.process import Worker
@@ -145,7 +145,7 @@ def test_finalists_that_differ_in_speed_have_as_many_calls_in_a_sample(cpu: CpuE
 
 
 def test_each_block_of_rounds_has_code_and_buffers_elsewhere(
-    cpu: CpuEvaluator, kernel: LoadedKernel, monkeypatch: pytest.MonkeyPatch
+    cpu: CpuEvaluator, kernel: LoadedKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Else the place that each got by chance would be taken for a difference in speed."""
     harness = Harness(cpu._compiler._folder.path / "harness.so")
@@ -158,7 +158,9 @@ def test_each_block_of_rounds_has_code_and_buffers_elsewhere(
 
     monkeypatch.setattr(Harness, "time", watched)
     monkeypatch.setattr("evotune.cpu.worker._has_child", lambda: False)  # this process has some
-    session = Session(harness, Inputs(kernel, kernel.problem(None, "cpu"), 0, InputSet.of), core=0)
+    session = Session(
+        harness, Inputs(kernel, kernel.problem(None, "cpu"), 0, InputSet.of, Results(tmp_path)), core=0
+    )
     libraries = [str(cpu._compiler.library(config(tag=tag)).path) for tag in (70, 71)]
     found = session.measure({"runs": libraries, "reps": 32, "limit_s": 60.0})["runs"]
     assert [len(run["samples_ms"]) for run in found] == [32, 32]
@@ -340,9 +342,9 @@ def test_a_kernel_file_that_cannot_make_its_inputs_is_refused_before_any_work(
 
 
 def test_a_slow_reference_is_not_run_while_a_measurement_has_its_deadline(
-    kernel: LoadedKernel, monkeypatch: pytest.MonkeyPatch
+    kernel: LoadedKernel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inputs = Inputs(kernel, {**kernel.problem(None, "cpu"), "fault": "slow"}, 0, InputSet.of)
+    inputs = Inputs(kernel, {**kernel.problem(None, "cpu"), "fault": "slow"}, 0, InputSet.of, Results(tmp_path))
     monkeypatch.setattr(kernel.definition, "reference", None)
     drawn = [inputs.unseen() for _ in range(2 * UNSEEN_SETS)]
     assert len({id(s) for s in drawn}) == UNSEEN_SETS

@@ -20,7 +20,7 @@ from evotune.gpu import cuda_compiler
 from evotune.gpu.detect import Gpu
 from evotune.gpu.device import throttled
 from evotune.gpu.target import load_target
-from evotune.inputs import UNSEEN_SETS, Inputs
+from evotune.inputs import UNSEEN_SETS, Inputs, Results
 from evotune.kernel import LoadedKernel, Tolerance, load_kernel
 from evotune.trial import Fidelity
 
@@ -140,7 +140,9 @@ def test_interleaved_samples_belong_to_the_same_rounds(evaluator: CpuEvaluator) 
     assert all(f < s for f, s in zip(fast.samples_ms, slow.samples_ms, strict=True))
 
 
-def test_rounds_alternate_their_order_and_rotate_their_inputs_and_blocks_have_buffers_of_their_own() -> None:
+def test_rounds_alternate_their_order_and_rotate_their_inputs_and_blocks_have_buffers_of_their_own(
+    tmp_path: Path,
+) -> None:
     from cpu_device import CpuDevice
 
     from evotune.gpu.worker import open_on
@@ -154,7 +156,14 @@ def test_rounds_alternate_their_order_and_rotate_their_inputs_and_blocks_have_bu
 
     kernel = load_kernel(Path(__file__).with_name("torch_saxpy.py"))
     problem = kernel.definition.shapes["default"]
-    setup = {"kernel": str(kernel.path), "problem": problem, "device": {}, "seed": 0, "uuid": "GPU-0"}
+    setup = {
+        "kernel": str(kernel.path),
+        "problem": problem,
+        "device": {},
+        "seed": 0,
+        "uuid": "GPU-0",
+        "results": str(tmp_path),
+    }
     measure = open_on(Recorder(), setup)
     timed.clear()
     measure({"runs": [of("right"), of("slower"), of("right")], "reps": 6, "limit_s": 9.0})
@@ -212,15 +221,16 @@ def test_a_configuration_is_compiled_once_and_described(make: Callable[..., CpuE
                 evaluator.compile(of("too_large"))
 
 
-def inputs_on_cpu(kernel: LoadedKernel, shape: str, seed: int) -> Inputs[Any]:
+def inputs_on_cpu(kernel: LoadedKernel, shape: str, seed: int, results: Path) -> Inputs[Any]:
     from evotune.gpu.inputs import InputSet
 
-    return Inputs(kernel, kernel.definition.shapes[shape], seed, partial(InputSet.of, device="cpu"))
+    place = partial(InputSet.of, device="cpu")
+    return Inputs(kernel, kernel.definition.shapes[shape], seed, place, Results(results))
 
 
-def test_the_same_seed_gives_the_same_inputs() -> None:
+def test_the_same_seed_gives_the_same_inputs(tmp_path: Path) -> None:
     kernel = load_kernel(Path(__file__).with_name("torch_saxpy.py"))
-    one, same, other = (inputs_on_cpu(kernel, "default", seed) for seed in (1, 1, 2))
+    one, same, other = (inputs_on_cpu(kernel, "default", seed, tmp_path) for seed in (1, 1, 2))
     first = [inputs.timing[0].arguments[0] for inputs in (one, same, other)]
     assert first[0].equal(first[1])
     assert not first[0].equal(first[2])
@@ -228,9 +238,11 @@ def test_the_same_seed_gives_the_same_inputs() -> None:
     assert not one.unseen().arguments[0].equal(one.unseen().arguments[0])
 
 
-def test_a_slow_reference_is_not_run_while_a_measurement_has_its_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_reference_is_not_run_while_a_measurement_has_its_deadline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kernel = load_kernel(Path(__file__).with_name("torch_saxpy.py"))
-    inputs = inputs_on_cpu(kernel, "slow", 0)
+    inputs = inputs_on_cpu(kernel, "slow", 0, tmp_path)
     monkeypatch.setattr(kernel.definition, "reference", None)
     drawn = [inputs.unseen() for _ in range(2 * UNSEEN_SETS)]
     assert len({id(s) for s in drawn}) == UNSEEN_SETS

@@ -151,13 +151,14 @@ def test_run_without_a_gpu_ends_with_3_and_names_check(tmp_path: Path) -> None:
 
 
 MEASURE = """
-import json, sys
+import json, sys, tempfile
 from cpu_device import CpuDevice
 from evotune.gpu.worker import open_on
 found = {}
 for name, problem, configs in json.loads(sys.argv[2]):
     setup = {"kernel": f"{sys.argv[1]}:{name}", "problem": problem, "device": {}, "seed": 0, "uuid": "GPU-1"}
-    measure = open_on(CpuDevice(), setup)
+    with tempfile.TemporaryDirectory() as folder:
+        measure = open_on(CpuDevice(), {**setup, "results": folder})
     found[name] = [measure({"runs": [c], "reps": 2, "limit_s": 5.0})["runs"][0] for c in configs]
 json.dump(found, sys.stdout)
 """
