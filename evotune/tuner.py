@@ -326,6 +326,8 @@ class Tuner:
             speedup, interval = 1.0, (1.0, 1.0)
             if best.number != default.number:
                 speedup, interval = ratio_ci95(default_measured, best_measured)
+            if not self._finals.count:
+                interval = None  # the timings that chose the winner would judge it
         failures = Counter(t.failure.failed_stage or "" for t in self.trials if t.failure)
         failures.update(r.stage for r in self._run.rejections())
         return Result(

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 import evotune
+from evotune import history, showing
 from evotune.errors import UsageError
 
 SPACE = {"block": [16, 32, 64, 128, 256], "warps": [1, 2, 4, 8], "mode": ["a", "b"]}
@@ -137,9 +138,16 @@ def test_finals_are_on_top_and_alternate() -> None:
 
 def test_without_finals_nothing_is_called_again_and_no_interval_is_claimed(tmp_path: Path) -> None:
     calls: list[dict] = []
+    path = tmp_path / "j.db"
     tuned = evotune.tune(
-        lambda config: calls.append(config) or latency_ms(config), SPACE, max_evaluations=15, finals=0
+        lambda config: calls.append(config) or latency_ms(config), SPACE, max_evaluations=15, finals=0, journal=path
     )
+    run = history.load(path)
+    said = " ".join(showing.run_text(run, path).split())
+    assert "interval" not in said
+    assert "speed-up" not in said
+    assert "chosen and judged by the same timings" in said
+    assert "standard error" not in showing.trial_text(run, run.best_trial)
     assert len(calls) == 15
     assert (tuned.ci95_ms, tuned.speedup, tuned.speedup_ci95) == (None, None, None)
     assert tuned.latency_ms == min(ms for _, ms in tuned.history)

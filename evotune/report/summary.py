@@ -76,7 +76,7 @@ def summary(history: RunHistory) -> Summary:
         speedup=speedup,
         speedup_ci95=interval,
         verdict=_verdict(history, interval),
-        is_final=result is not None and result["stopped"] != "interrupted",
+        is_final=result is not None and result["stopped"] != "interrupted" and not (speedup and interval is None),
         provenance=history.provenance,
         ended=why_ended(history.summary.state),
         created=_moment(history.summary.created_s),

@@ -84,8 +84,9 @@ def _found(page: Page, run: RunHistory, head: Summary) -> None:
         by = f", trial {trial.number + 1} ({trial.candidate.origin})" if trial else ""
         default = f"failed: {head.default_failure}" if head.default_failure else milliseconds(head.default_ms)
         page.row("default", default)
-        interval = f"95 % interval [{low_ms:.4g}, {high_ms:.4g}] ms"
-        page.row("best", f"{milliseconds(head.best['latency_ms'])}, {interval}{by}")
+        # One call alone says nothing of its error.
+        interval = f", 95 % interval [{low_ms:.4g}, {high_ms:.4g}] ms" if low_ms < high_ms else ""
+        page.row("best", f"{milliseconds(head.best['latency_ms'])}{interval}{by}")
     if head.is_default:
         page.row("speed-up", head.verdict or "")
     elif head.speedup is not None and head.speedup_ci95 is not None:
@@ -201,8 +202,9 @@ def _measured(measurement: Measurement) -> str:
     if len(samples) > 1:
         low, _, high = quantiles(samples, n=4, method="inclusive")
         spread = f", quartiles {low:.4g} to {high:.4g} ms"
+    is_known = len(samples) > 1 or measurement.rel_sem is not None
+    error = f", standard error {100 * measurement.relative_error:.2g} %" if is_known else ""
     return (
-        f"median {milliseconds(measurement.latency_ms)}{spread}, standard error "
-        f"{100 * measurement.relative_error:.2g} %, {count(len(samples), 'sample')} ({reps} asked for), "
+        f"median {milliseconds(measurement.latency_ms)}{spread}{error}, {count(len(samples), 'sample')} ({reps} asked for), "
         f"{measurement.provenance}{context}"
     )
