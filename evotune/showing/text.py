@@ -204,7 +204,7 @@ def _measured(measurement: Measurement) -> str:
         spread = f", quartiles {low:.4g} to {high:.4g} ms"
     is_known = len(samples) > 1 or measurement.rel_sem is not None
     error = f", standard error {100 * measurement.relative_error:.2g} %" if is_known else ""
+    taken = f"{count(len(samples), 'sample')} ({reps} asked for)"
     return (
-        f"median {milliseconds(measurement.latency_ms)}{spread}{error}, {count(len(samples), 'sample')} ({reps} asked for), "
-        f"{measurement.provenance}{context}"
+        f"median {milliseconds(measurement.latency_ms)}{spread}{error}, {taken}, {measurement.provenance}{context}"
     )
