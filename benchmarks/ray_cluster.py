@@ -176,7 +176,7 @@ def driver(workers: int, results: int) -> list[str]:
         fleet.refresh()
         time.sleep(0.2)
     opening_s = time.monotonic() - started_s
-    engine = RayEngine(fleet)
+    engine = RayEngine(fleet, results)
     lines = [
         f"{len(fleet.members)} stations, {engine.slots} jobs in flight, ready after {opening_s:.0f} s; "
         f"{results} results each:",

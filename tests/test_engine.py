@@ -83,7 +83,7 @@ def ray_engine(ray_here):
 
     fleet = Fleet(Plan(lambda folder: ToyEvaluator(), None, {"ms": 1}, job_limit_s=10), on_note=print)
     fleet.start()
-    yield RayEngine(fleet)
+    yield RayEngine(fleet, evaluations=60)
     fleet.close()
 
 

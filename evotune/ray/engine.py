@@ -13,7 +13,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
-from evotune.engine import Job, Outcome
+from evotune.engine import Job, Outcome, ahead
 from evotune.evaluator import STATIC, Artifact
 from evotune.ray.fleet import Fleet, Member, Place
 from evotune.ray.station import Ran
@@ -21,9 +21,6 @@ from evotune.supervisor import failed
 from evotune.trial import Measurement
 
 LOSSES_TO_QUARANTINE = 2
-# Configurations that compile ahead of the one that is measured, for each device at most: enough where compiling
-# takes four times as long as measuring, and not so many that the search proposes for long without learning.
-AHEAD = 4
 RUNS = 2  # that a station has at once: one is measured while the next is on its way
 
 
@@ -59,10 +56,12 @@ class RayEngine:
 
     Args:
         fleet: Started; it is not closed here.
+        evaluations: The budget of the run.
     """
 
-    def __init__(self, fleet: Fleet) -> None:
+    def __init__(self, fleet: Fleet, evaluations: int) -> None:
         self._fleet = fleet
+        self._evaluations = evaluations
         self._to_compile: deque[_Task] = deque()
         self._to_run: deque[_Task] = deque()
         self._suspects: deque[_Task] = deque()
@@ -73,8 +72,8 @@ class RayEngine:
     def slots(self) -> int:
         """One at least, so that a run waits for nodes instead of ending when all are lost."""
         devices = len(self._fleet.stations)
-        ahead = min(AHEAD * devices, sum(m.compile_slots for m in self._fleet.members))
-        return max(1, devices + ahead)
+        cores = sum(m.compile_slots for m in self._fleet.members)
+        return devices * (1 + ahead(cores, devices, self._evaluations)) if devices else 1
 
     def submit(self, job: Job) -> None:
         self._to_compile.append(_Task(job))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 from evotune import content, subject
@@ -89,7 +89,11 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
     )
     if plan.limit is not None and plan.limit < len(same):
         on_note(f"{plan.limit} of the {len(same)} {found.gpu_model} of the cluster measure; --gpus all takes all")
-    return replace(found, open_evaluator=lambda: _open_evaluator(plan, on_note), open_engine=_open_engine)
+    return replace(
+        found,
+        open_evaluator=lambda: _open_evaluator(plan, on_note),
+        open_engine=partial(_open_engine, evaluations=settings.run.max_evaluations),
+    )
 
 
 def find_gpus(address: str | None) -> list[Gpu]:
@@ -121,6 +125,6 @@ def _open_evaluator(plan: Plan, on_note: Callable[[str], None]) -> RayEvaluator:
     return RayEvaluator(fleet)
 
 
-def _open_engine(evaluator: Evaluator) -> RayEngine:
+def _open_engine(evaluator: Evaluator, evaluations: int) -> RayEngine:
     assert isinstance(evaluator, RayEvaluator)
-    return RayEngine(evaluator.fleet)
+    return RayEngine(evaluator.fleet, evaluations)

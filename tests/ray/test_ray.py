@@ -48,6 +48,7 @@ pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[2]
 NODE: dict[str, Any] = {"object_store_memory": 80 << 20, "include_dashboard": False}
+EVALUATIONS = 60
 SECRET = "sk-planted-0123456789"
 
 
@@ -275,7 +276,7 @@ def test_a_job_that_costs_two_stations_is_quarantined_and_all_others_are_measure
     stations = start(Toy, notes)
     for member in stations.members:
         member.opening_s = 0.0
-    engine = RayEngine(stations)
+    engine = RayEngine(stations, EVALUATIONS)
     engine.submit(Job(0, {"ms": 13}, None))
     first = collect(engine, 1)
     assert first[0].failed_stage == "crash"
@@ -293,7 +294,7 @@ def test_a_job_that_costs_two_stations_is_quarantined_and_all_others_are_measure
 
 
 def test_what_fails_while_its_station_goes_down_is_not_blamed_for_that(start: Callable[..., Fleet]) -> None:
-    engine = RayEngine(start(Toy, []))
+    engine = RayEngine(start(Toy, []), EVALUATIONS)
     engine.submit(Job(0, {"ms": 15}, None))
     assert "lost 2 times" in collect(engine, 1)[0].reason  # and not that its worker was killed
     engine.cancel()
@@ -320,7 +321,7 @@ def test_a_device_that_drifts_from_its_calibration_is_set_aside(
     notes: list[str] = []
     stations = start(Heating, notes)
     before = len(stations.members)
-    engine = RayEngine(stations)
+    engine = RayEngine(stations, EVALUATIONS)
     for n in range(12):
         engine.submit(Job(n, {"ms": n + 1}, None))
     done = collect(engine, 12)
@@ -408,7 +409,7 @@ def test_nodes_that_do_not_measure_compile_for_the_one_that_does(start: Callable
     notes: list[str] = []
     some = start(Toy, notes, limit=1, open_compiler=lambda folder: Toy())
     wait_for(some, lambda: sum("compiles for the others" in note for note in notes) == 2)
-    engine = RayEngine(some)
+    engine = RayEngine(some, EVALUATIONS)
     assert engine.slots == 1 + 3  # one is measured, and each of three nodes has a core
     for n in range(12):
         engine.submit(Job(n, {"ms": n + 20}, None))
@@ -426,7 +427,7 @@ def test_a_workshop_that_is_lost_while_it_compiles_costs_its_job_one_more_try_an
     notes: list[str] = []
     some = start(Toy, notes, limit=1, open_compiler=lambda folder: Toy())
     wait_for(some, lambda: len(some.members) == 3)
-    engine = RayEngine(some)
+    engine = RayEngine(some, EVALUATIONS)
     engine.submit(Job(0, {"ms": 16}, None))
     for n in range(1, 12):
         engine.submit(Job(n, {"ms": n + 20}, None))
@@ -448,7 +449,7 @@ def test_a_workshop_with_other_versions_is_set_aside_and_the_run_goes_on(start: 
     some = start(Newer, notes, limit=1, open_compiler=lambda folder: Older())
     wait_for(some, lambda: sum("set aside: these differ: triton 3.6.0" in note for note in notes) == 2)
     assert [m.measures for m in some.members] == [True]
-    engine = RayEngine(some)
+    engine = RayEngine(some, EVALUATIONS)
     engine.submit(Job(0, {"ms": 20}, None))
     assert collect(engine, 1)[0].ok
     engine.cancel()
@@ -496,7 +497,7 @@ def test_machine_code_that_one_node_made_is_measured_on_another(nodes: Cluster, 
         some.start()
         wait_for(some, lambda: len(some.members) == 3)
         some.stations[0].compile_slots = 0  # it only measures
-        engine = RayEngine(some)
+        engine = RayEngine(some, EVALUATIONS)
         configs = space.sample(random.Random(0), 6)
         for n, config in enumerate(configs):
             engine.submit(Job(n, config, None))
