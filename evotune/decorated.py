@@ -14,12 +14,14 @@ beside it, in names that begin with its own::
 ==========================  ======================================================================
 ``add_inputs``              Required. All arguments that are not tuned, by name: NumPy arrays, drawn
                             with ``rng``, and scalars, which depend on ``problem`` alone.
-``add_output``              Required. The array that the kernel writes; it must not read it.
+``add_output``              Required. The array that the kernel writes, or several: ``("y", "mean")``; it must
+                            not read them.
 ``add_grid``                Required. What stands in ``add[grid]``.
 ``add_shapes``              Problems by name, for ``--shape``; the first is the default. Without it
                             ``problem`` is empty.
 ``add_reference``           Takes what ``add_inputs`` returned, as keyword arguments, and returns the
-                            right result. Without it, it is what the default configuration computes.
+                            right result, for several outputs a tuple of them. Without it, it is what the
+                            default configuration computes.
 ``add_tolerance``           ``(rtol, atol)``; :data:`TOLERANCE` by the output's dtype if not given.
 ``add_space``               Values of each tunable by name, or a ``ConfigSpace``. Without it, all
                             combinations of the values that occur in the decorator's configurations.
@@ -224,9 +226,10 @@ class DecoratedKernel:
             if self.given[part] is not None and not callable(self.given[part])
         ]
         taken: list[str] = self.triton.arg_names
-        if self.given["output"] not in taken:
+        if not self.outputs or set(self.outputs) - set(taken):
             out.append(
-                f"{self.name}_output is {self.given['output']!r}, not the name of an argument; they are {taken}"
+                f"{self.name}_output is {self.given['output']!r}, not the name of an argument, or of several; "
+                f"they are {taken}"
             )
         if restored := getattr(self.triton, "restore_value", None):
             out.append(
@@ -239,6 +242,13 @@ class DecoratedKernel:
         if shapes is not None and not (shapes and isinstance(shapes, Mapping)):
             out.append(f"{self.name}_shapes is {shapes!r}, not a dictionary with an entry")
         return out
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the arrays that the kernel writes; none if the file says something else."""
+        given = self.given["output"]
+        names = cast(Sequence[Any], given) if isinstance(given, (tuple, list)) else [given]
+        return tuple(names) if all(isinstance(n, str) for n in names) else ()
 
     @property
     def shapes(self) -> Mapping[str, Problem]:
@@ -258,21 +268,30 @@ class DecoratedKernel:
         arguments = self._draw(problem, rng)
         return tuple(arguments[name] for name in self._layout(problem).read)
 
-    def reference(self, problem: Problem, *inputs: Array) -> Array:
-        """The right result; what the default configuration computes, if the file has no reference.
+    def reference(self, problem: Problem, *inputs: Array) -> tuple[Array, ...]:
+        """The right results; what the default configuration computes, if the file has no reference.
 
-        Where nothing can be run, it has the right shape and no values: those who only compile ask for
-        no more, and nothing agrees with it.
+        Where nothing can be run, they have the right shapes and no values: those who only compile ask for
+        no more, and nothing agrees with them.
         """
         layout, device = self._layout(problem), _device()
         if device is None:
-            return np.full(layout.shape, np.nan if layout.dtype.kind == "f" else 0, layout.dtype)
+            return tuple(np.full(s, np.nan if d.kind == "f" else 0, d) for s, d in layout.written.values())
         if self.given["reference"] is not None:
             arguments = dict(zip(layout.read, inputs, strict=True))
-            return np.asarray(self.given["reference"](**arguments, **layout.scalars))
-        tensors = [_to_tensor(a, device) for a in (*inputs, np.zeros(layout.shape, layout.dtype))]
+            found: Any = self.given["reference"](**arguments, **layout.scalars)
+            results = tuple(map(np.asarray, cast(tuple[Any, ...], found if isinstance(found, tuple) else (found,))))
+            if len(results) != len(self.outputs):
+                raise UsageError(
+                    f"{self.name}_reference() gives {len(results)} of the outputs {self.outputs}; "
+                    "return a tuple of all"
+                )
+            return results
+        empty = [np.zeros(shape, dtype) for shape, dtype in layout.written.values()]
+        tensors = [_to_tensor(a, device) for a in (*inputs, *empty)]
         self._build(self.tunables.space.default, problem)(*tensors)
-        return _to_array(tensors[-1], layout.dtype)
+        written = zip(tensors[len(inputs) :], layout.written.values(), strict=True)
+        return tuple(_to_array(tensor, dtype) for tensor, (_, dtype) in written)
 
     def flops(self, problem: Problem) -> float:
         """Operations of a problem; 0 if the file does not say."""
@@ -283,13 +302,13 @@ class DecoratedKernel:
         return float(self._layout(problem).array_bytes)
 
     def _build(self, config: Config, problem: Problem) -> Callable[..., None]:
-        """A launcher of the arrays that are read, in order, and the one that is written."""
+        """A launcher of the arrays that are read, in order, and then those that are written."""
         layout, options, hooks = self._layout(problem), self.tunables.options(config), self._hooks()
         reset = getattr(self.triton, "pre_hook", None)
         kernel = self.triton.fn if hasattr(self.triton, "configs") else self.triton
 
         def launch(*tensors: Any) -> None:
-            arrays = dict(zip([*layout.read, self.given["output"]], tensors, strict=True))
+            arrays = dict(zip([*layout.read, *layout.written], tensors, strict=True))
             everything = {**arrays, **layout.scalars, **options}
             for hook in hooks:
                 hook(everything)
@@ -309,12 +328,10 @@ class DecoratedKernel:
         if key not in self._layouts:
             arguments = self._draw(problem, np.random.default_rng(0))
             arrays: dict[str, Array] = {n: a for n, a in arguments.items() if isinstance(a, np.ndarray)}
-            output = arrays[self.given["output"]]
             self._layouts[key] = Layout(
-                tuple(name for name in arrays if name != self.given["output"]),
+                tuple(name for name in arrays if name not in self.outputs),
                 {name: a for name, a in arguments.items() if name not in arrays},
-                output.shape,
-                output.dtype,
+                {name: (arrays[name].shape, arrays[name].dtype) for name in self.outputs},
                 sum(a.nbytes for a in arrays.values()),
             )
         return self._layouts[key]
@@ -325,7 +342,7 @@ class DecoratedKernel:
         Raises:
             UsageError: They are not what the kernel takes.
         """
-        name, output, known = self.name, self.given["output"], self.triton.arg_names
+        name, known = self.name, self.triton.arg_names
         drawn: Any = self.given["inputs"](problem, rng)
         if not isinstance(drawn, Mapping):
             raise UsageError(f"{name}_inputs() returned a {type(drawn).__name__}; return a dict of its arguments")
@@ -334,20 +351,22 @@ class DecoratedKernel:
             raise UsageError(f"{name}_inputs() returned {', '.join(unknown)}; {name} takes {known}")
         if tuned := [n for n in arguments if n in self.tunables.space.names or n in self.tunables.fixed]:
             raise UsageError(f"{name}_inputs() returned {tuned}, which the configurations choose; leave them out")
-        if not isinstance(arguments.get(output), np.ndarray):
-            found = repr(arguments.get(output))
-            raise UsageError(f"{name}_inputs() returned {found} for {output!r}, the output; it must be an array")
+        for output in self.outputs:
+            if not isinstance(found := arguments.get(output), np.ndarray):
+                raise UsageError(
+                    f"{name}_inputs() returned {found!r} for {output!r}, an output; it must be an array"
+                )
         return arguments
 
 
 @dataclass(frozen=True)
 class Layout:
-    """What is the same in all draws: names of the arrays that are read, scalars, and the output."""
+    """What is the same in all draws: names of the arrays that are read, scalars, and shapes and dtypes of the
+    outputs, by name."""
 
     read: tuple[str, ...]
     scalars: Mapping[str, Any]
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
+    written: Mapping[str, tuple[tuple[int, ...], np.dtype[Any]]]
     array_bytes: int
 
 

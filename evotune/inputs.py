@@ -7,7 +7,7 @@ import random
 import shutil
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -34,11 +34,11 @@ class Drawn:
     """Read-only arrays: inputs, and what a kernel must make of them."""
 
     inputs: tuple[Array, ...]
-    expected: Array
+    expected: tuple[Array, ...]
 
     @property
     def nbytes(self) -> int:
-        return sum(a.nbytes for a in (*self.inputs, self.expected))
+        return sum(a.nbytes for a in (*self.inputs, *self.expected))
 
 
 class Results:
@@ -52,18 +52,18 @@ class Results:
         """Whether the result of a draw is kept."""
         return self._path(number).exists()
 
-    def get(self, number: int, compute: Callable[[], Array]) -> Array:
-        """The result of a draw."""
+    def get(self, number: int, compute: Callable[[], tuple[Array, ...]]) -> tuple[Array, ...]:
+        """The results of a draw."""
         path = self._path(number)
         with path.with_suffix(".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             if path.exists():
-                return _load(path)[0]
+                return _load(path)
             started = time.perf_counter()
-            result = compute()
+            results = compute()
             if time.perf_counter() - started >= REDRAW_BELOW_S:
-                _save(path, [result])
-            return result
+                _save(path, results)
+            return results
 
     def _path(self, number: int) -> Path:
         return self._folder / f"{number}.npz"
@@ -83,9 +83,9 @@ def _save(path: Path, arrays: Sequence[Array]) -> None:
         part.unlink(missing_ok=True)
 
 
-def _load(path: Path) -> list[Array]:
+def _load(path: Path) -> tuple[Array, ...]:
     with np.load(path) as file:
-        return [_frozen(raw.view(numpy_dtype(name.split()[1]))) for name, raw in file.items()]
+        return tuple(_frozen(raw.view(numpy_dtype(name.split()[1]))) for name, raw in file.items())
 
 
 class InputSet(Protocol):
@@ -130,7 +130,7 @@ class Inputs(Generic[Placed]):
         self._offsets = random.Random(seed)
         started = time.perf_counter()
         first = self._draw()
-        self.tolerance = self._tolerance(first.expected.dtype)
+        self.tolerances = [self._tolerance(a.dtype) for a in first.expected]
         is_large = first.nbytes > LARGE_BYTES
         self.timing = [self._placed(first)]
         self._is_slow = results.has(0) or time.perf_counter() - started >= REDRAW_BELOW_S
@@ -186,15 +186,17 @@ class Inputs(Generic[Placed]):
         self._check(drawn)
         return drawn
 
-    def _compute(self, inputs: Sequence[Array]) -> Array:
-        return _frozen(self._kernel.definition.reference(self._problem, *inputs))
+    def _compute(self, inputs: Sequence[Array]) -> tuple[Array, ...]:
+        return tuple(map(_frozen, self._kernel.results(self._problem, *inputs)))
 
     def _check(self, drawn: Drawn) -> None:
         name, declared = self._kernel.path.name, self._problem.get("dtype", "float64")
-        if not drawn.inputs:
-            raise UsageError(f"inputs() of {name} gives no array; it must be one at least")
-        arrays = {f"input {i}": a for i, a in enumerate(drawn.inputs)}
-        for what, array in {**arrays, "the reference's result": drawn.expected}.items():
+        for function, arrays in {"inputs": drawn.inputs, "reference": drawn.expected}.items():
+            if not arrays:
+                raise UsageError(f"{function}() of {name} gives no array; it must be one at least")
+        given = {f"input {i}": a for i, a in enumerate(drawn.inputs)}
+        results = {_named("the reference's result", i, drawn.expected): a for i, a in enumerate(drawn.expected)}
+        for what, array in {**given, **results}.items():
             if not np.can_cast(array.dtype, np.complex128) or not array.size:
                 raise UsageError(
                     f"{what} of {name} has dtype {array.dtype} and shape {array.shape}; "
@@ -205,17 +207,31 @@ class Inputs(Generic[Placed]):
                     f"{what} of {name} has dtype float64, and the problem's is {declared}: the kernel would read "
                     "other numbers, or beyond the end; use .astype"
                 )
-        if not np.isfinite(drawn.expected).all():
+        if not all(np.isfinite(a).all() for a in drawn.expected):
             raise UsageError(
                 f"reference() of {name} gives values that are not finite; nothing can be checked with them"
             )
 
     def _tolerance(self, dtype: np.dtype[Any]) -> Tolerance:
         known = self._kernel.definition.tolerance
+        if dtype.kind in "biu":
+            return known.get(str(dtype), Tolerance(0.0, 0.0))
         name = str(self._problem.get("dtype", dtype))
         if name not in known:
             raise UsageError(f"{self._kernel.path.name} has no tolerance for {name}, only for {sorted(known)}")
         return known[name]
+
+
+def first_wrong(wrongs: Iterable[str | None], outputs: Sequence[object]) -> str | None:
+    """What is wrong with the first of the outputs that is wrong, and which one that is."""
+    for i, what in enumerate(wrongs):
+        if what:
+            return f"output {i}: {what}" if len(outputs) > 1 else what
+    return None
+
+
+def _named(what: str, i: int, of: Sequence[object]) -> str:
+    return f"{what} {i}" if len(of) > 1 else what
 
 
 def _frozen(given: Array) -> Array:

@@ -36,9 +36,10 @@ Problem = Mapping[str, int | float | str]
 class CSource:
     """C code of one configuration for the CPU.
 
-    ``text`` defines ``void evotune_kernel(const T *in0, …, T *out)``: the arrays of ``inputs`` in
-    order, C-contiguous, then the output, of the reference's shape and dtype; another number of parameters
-    does not compile. Sizes and tunables are compile-time constants. The function runs on the calling thread only.
+    ``text`` defines ``void evotune_kernel(const T *in0, …, T *out0, …)``: the arrays of ``inputs`` in
+    order, C-contiguous, then the outputs, of the shapes and dtypes of the reference's results: all that it
+    writes; another number of parameters does not compile. Sizes and tunables are compile-time constants. The
+    function runs on the calling thread only.
     """
 
     text: str
@@ -50,7 +51,7 @@ class Backend:
     """One way to build a kernel: its tunables and how a configuration becomes code.
 
     ``build`` returns a :class:`CSource` for ``cpu``; for ``cuda`` a function that takes the inputs
-    and the output as CUDA tensors and launches. It imports torch and triton itself, when called.
+    and then the outputs as CUDA tensors and launches. It imports torch and triton itself, when called.
     For ``cuda`` the problem of both says of the device, beside the sizes, its ``capability`` (90 for an
     H100, 100 for a B200) and its number of ``multiprocessors``.
     """
@@ -62,7 +63,11 @@ class Backend:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """A result is right if ``|out - ref| <= atol + rtol * |ref|`` everywhere."""
+    """A result is right if ``|out - ref| <= atol + rtol * |ref|`` everywhere.
+
+    The dtype by which a kernel file names it is the problem's. Of integers it is their own, and they must be
+    equal where it is not named: indices that are nearly right are wrong.
+    """
 
     rtol: float
     atol: float
@@ -98,8 +103,13 @@ class Kernel(Protocol):
         """Fresh inputs, C-contiguous, in the order in which the kernel takes them."""
         ...
 
-    def reference(self, problem: Problem, *inputs: Array) -> Array:
-        """The right answer, computed as plainly as possible, in the output's dtype."""
+    def reference(self, problem: Problem, *inputs: Array) -> Array | tuple[Array, ...]:
+        """The right answer, computed as plainly as possible, in the output's dtype; a tuple, if the kernel
+        has several outputs, in the order in which it takes them.
+
+        A kernel changes none of its inputs. For one that works in place, take the array that it is to change
+        as an input, and let it write the changed one to an output.
+        """
         ...
 
     def flops(self, problem: Problem) -> float:
@@ -152,6 +162,11 @@ class LoadedKernel:
         """Of the file's text, and of its neighbours' if it has any."""
         beside = [f"{name} {hashlib.sha256(text).hexdigest()}" for name, text in sorted(self.neighbours.items())]
         return digest("\n".join([self.source, *beside]))
+
+    def results(self, problem: Problem, *inputs: Array) -> tuple[Array, ...]:
+        """What ``reference`` gives for each output."""
+        found = self.definition.reference(problem, *inputs)
+        return found if isinstance(found, tuple) else (found,)
 
     def backend(self, name: str) -> Backend:
         """The build for a backend; :class:`UsageError` if the file has none."""

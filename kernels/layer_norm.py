@@ -5,6 +5,9 @@ mean first and squared deviations then, and one that moves the mean along (Welfo
 method for calculating corrected sums of squares and products"), here for each of several parts of a
 row, which are put together as in Chan, Golub & LeVeque 1983, eq. 2.1. The sum of squares less the square
 of the sum would be one pass too, and is not here: it cancels where the mean is large.
+
+A problem with ``training`` has three outputs: what the backward pass needs, the mean of each row and
+``1 / sqrt(var + eps)``, both in single precision, comes after the normalised matrix.
 """
 
 # pyright: reportMissingImports=false, reportUnknownVariableType=false, reportUnknownArgumentType=false
@@ -33,11 +36,13 @@ shapes = {
     "odd": {"rows": 7, "cols": 131, "dtype": "float32"},
     "default": {"rows": 256, "cols": 1024, "dtype": "float32"},
     "long": {"rows": 32, "cols": 8192, "dtype": "float32"},
+    "training": {"rows": 256, "cols": 1024, "training": True, "dtype": "float32"},
     "gpu": {"rows": 16384, "cols": 4096, "dtype": "float16"},
     "gpu_bf16": {"rows": 16384, "cols": 4096, "dtype": "bfloat16"},
     "gpu_float32": {"rows": 16384, "cols": 4096, "dtype": "float32"},
     "gpu_short": {"rows": 65536, "cols": 768, "dtype": "bfloat16"},
     "gpu_long": {"rows": 4096, "cols": 16384, "dtype": "float16"},
+    "gpu_training": {"rows": 16384, "cols": 4096, "training": True, "dtype": "bfloat16"},
     "gpu_large": {"rows": 32768, "cols": 32768, "dtype": "bfloat16"},
 }
 
@@ -61,14 +66,19 @@ def inputs(problem: Problem, rng: np.random.Generator) -> tuple[Array, ...]:
     return x, weight, bias
 
 
-def reference(problem: Problem, *inputs: Array) -> Array:
-    """In double precision."""
+def reference(problem: Problem, *inputs: Array) -> Array | tuple[Array, ...]:
+    """In double precision; with ``training`` also the mean and the scale of each row, both (rows,) of float32."""
     out, weight, bias = inputs[0].copy(), inputs[1].astype(np.float64), inputs[2].astype(np.float64)
-    for part in np.array_split(out, out.size // CHUNK + 1):
+    means, scales = (np.empty(len(out), np.float32) for _ in range(2))
+    parts = out.size // CHUNK + 1
+    for part, mean, scale in zip(*(np.array_split(a, parts) for a in (out, means, scales)), strict=True):
         x = part.astype(np.float64)
-        x -= x.mean(axis=1, keepdims=True)
-        part[...] = x / np.sqrt((x * x).mean(axis=1, keepdims=True) + EPS) * weight + bias
-    return out
+        middle = x.mean(axis=1, keepdims=True)
+        x -= middle
+        factor = 1 / np.sqrt((x * x).mean(axis=1, keepdims=True) + EPS)
+        part[...] = x * factor * weight + bias
+        mean[...], scale[...] = middle[:, 0], factor[:, 0]
+    return (out, means, scales) if problem.get("training") else out
 
 
 def flops(problem: Problem) -> float:
@@ -77,9 +87,10 @@ def flops(problem: Problem) -> float:
 
 
 def bytes_moved(problem: Problem) -> float:
-    """The matrix, read and written once, the weight and the bias."""
+    """The matrix, read and written once, the weight, the bias, and with ``training`` two numbers for each row."""
     rows, cols = int(problem["rows"]), int(problem["cols"])
-    return float((2 * rows * cols + 2 * cols) * numpy_dtype(str(problem["dtype"])).itemsize)
+    kept = 2 * rows * 4 if problem.get("training") else 0
+    return float((2 * rows * cols + 2 * cols) * numpy_dtype(str(problem["dtype"])).itemsize + kept)
 
 
 # CPU: plain C, left to the compiler to vectorise.
@@ -120,6 +131,8 @@ def build_cpu(config: Config, problem: Problem) -> CSource:
         "EPS": f"{EPS:g}f",
     }
     defines = "".join(f"#define {name} {value}\n" for name, value in constants.items())
+    if problem.get("training"):
+        defines += "#define TRAINING\n"
     flags = [str(config["OPTIMIZE"]), "-march=native", "-fno-math-errno"]
     if config["REORDER"]:
         # Not -ffast-math: gcc before 13 then links code that switches denormals off in the process.
@@ -133,6 +146,13 @@ C_TEXT = r"""
 #include <math.h>
 
 enum { EVEN = COLS / PARTS * PARTS };
+#ifdef TRAINING
+#define KEPT_OUT , float *restrict mean, float *restrict scale
+#define KEPT_FROM(row) , mean + (row), scale + (row)
+#else
+#define KEPT_OUT
+#define KEPT_FROM(row)
+#endif
 typedef struct { float mean, scale; } statistics;
 
 static inline statistics two_pass(const float *x) {
@@ -171,20 +191,23 @@ static inline statistics welford(const float *x) {
 
 /* `rows` is a constant at each call. */
 __attribute__((always_inline)) static inline void normalise(
-    const float *restrict x, const float *restrict weight, const float *restrict bias, float *restrict out,
-    int rows) {
+    int rows, const float *restrict x, const float *restrict weight, const float *restrict bias,
+    float *restrict out KEPT_OUT) {
   statistics of[ROWS_AT_ONCE];
   for (int r = 0; r < rows; r++) of[r] = STATISTICS(x + r * COLS);
+#ifdef TRAINING
+  for (int r = 0; r < rows; r++) mean[r] = of[r].mean, scale[r] = of[r].scale;
+#endif
   for (int i = 0; i < COLS; i++)
     for (int r = 0; r < rows; r++)
       out[r * COLS + i] = (x[r * COLS + i] - of[r].mean) * of[r].scale * weight[i] + bias[i];
 }
 
-void evotune_kernel(const float *x, const float *weight, const float *bias, float *out) {
+void evotune_kernel(const float *x, const float *weight, const float *bias, float *out KEPT_OUT) {
   int row = 0;
   for (; row + ROWS_AT_ONCE <= ROWS; row += ROWS_AT_ONCE)
-    normalise(x + row * COLS, weight, bias, out + row * COLS, ROWS_AT_ONCE);
-  for (; row < ROWS; row++) normalise(x + row * COLS, weight, bias, out + row * COLS, 1);
+    normalise(ROWS_AT_ONCE, x + row * COLS, weight, bias, out + row * COLS KEPT_FROM(row));
+  for (; row < ROWS; row++) normalise(1, x + row * COLS, weight, bias, out + row * COLS KEPT_FROM(row));
 }
 """
 
@@ -256,7 +279,7 @@ def cuda_default(cols: int) -> Config:
 
 
 def build_cuda(config: Config, problem: Problem) -> Any:
-    """A launcher ``(x, weight, bias, out) -> None``."""
+    """A launcher ``(x, weight, bias, out) -> None``, with ``training`` ``(x, weight, bias, out, mean, scale)``."""
     # Triton looks `tl` up in this module; importing it above would make the CPU backend need Triton.
     globals()["tl"] = import_module("triton.language")
     kernel = import_module("triton").jit(layer_norm_rows)
@@ -266,16 +289,17 @@ def build_cuda(config: Config, problem: Problem) -> Any:
     resident = int(problem.get("multiprocessors", 132)) * tunables.pop("PROGRAMS_PER_SM")
     programs = min(resident or groups, groups)
 
-    def launch(x: Any, weight: Any, bias: Any, out: Any) -> None:
-        kernel[(programs,)](x, weight, bias, out, ROWS=rows, COLS=cols, EPS_=EPS, PROGRAMS=programs, **tunables)
+    def launch(x: Any, weight: Any, bias: Any, out: Any, means: Any = None, scales: Any = None) -> None:
+        arrays = (x, weight, bias, out, means, scales)
+        kernel[(programs,)](*arrays, ROWS=rows, COLS=cols, EPS_=EPS, PROGRAMS=programs, **tunables)
 
     return launch
 
 
-def layer_norm_rows(
-    x, weight, bias, out, ROWS: tl.constexpr, COLS: tl.constexpr, EPS_: tl.constexpr, PROGRAMS: tl.constexpr,
-    BLOCK: tl.constexpr, ROWS_AT_ONCE: tl.constexpr, STATISTICS: tl.constexpr, NUM_STAGES: tl.constexpr,
-    EVICT_HINTS: tl.constexpr, STORE_CACHE: tl.constexpr,
+def layer_norm_rows(  # noqa: PLR0915 - a kernel is one function
+    x, weight, bias, out, means_out, scales_out, ROWS: tl.constexpr, COLS: tl.constexpr, EPS_: tl.constexpr,
+    PROGRAMS: tl.constexpr, BLOCK: tl.constexpr, ROWS_AT_ONCE: tl.constexpr, STATISTICS: tl.constexpr,
+    NUM_STAGES: tl.constexpr, EVICT_HINTS: tl.constexpr, STORE_CACHE: tl.constexpr,
 ):  # fmt: skip
     """One program is ROWS_AT_ONCE rows, or every PROGRAMS-th group of so many."""
     again: tl.constexpr = "evict_last" if EVICT_HINTS else ""
@@ -332,6 +356,9 @@ def layer_norm_rows(
                 b = tl.load(bias + at, mask=at < COLS, other=0.0, eviction_policy=again).to(tl.float32)
                 y = ((e - mean) * scale * w + b).to(out.dtype.element_ty)
                 tl.store(out + start_of_row + at, y, mask=inside, cache_modifier=STORE_CACHE)
+        if means_out is not None:
+            tl.store(means_out + rows, mean, mask=rows < ROWS)
+            tl.store(scales_out + rows, scale, mask=rows < ROWS)
 
 
 backends = {

@@ -24,6 +24,7 @@ MAX_FUNCTION_LINES = 60
 # What may be longer, and why: "evotune/module.py" or "evotune/module.py:function".
 REASONS: dict[str, str] = {
     "evotune/cli/run.py:run": "its signature is the list of options, one to a line",
+    "kernels/layer_norm.py:layer_norm_rows": "a kernel of Triton is one function, with each of its ways",
 }
 
 # Each costs a tenth of a second to several seconds; `evotune --help` needs none of them.

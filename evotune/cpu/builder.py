@@ -83,7 +83,7 @@ def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, 
 
     def answer(request: dict[str, Any]) -> dict[str, Any]:
         if "config" not in request:
-            return {"arrays": _count(kernel)}
+            return {"arrays": _count(kernel, setup["problem"])}
         try:
             source = build(request["config"], setup["problem"])
         except Exception as error:  # the user's file may raise anything
@@ -95,8 +95,7 @@ def open_session(setup: dict[str, Any]) -> Callable[[dict[str, Any]], dict[str, 
     return answer
 
 
-def _count(kernel: LoadedKernel) -> int:
-    """Of inputs and the output, at the smallest of the kernel's shapes: it is the same at all."""
-    definition = kernel.definition
-    smallest = min(definition.shapes.values(), key=definition.flops)
-    return len(definition.inputs(smallest, np.random.default_rng(0))) + 1
+def _count(kernel: LoadedKernel, problem: Problem) -> int:
+    """Of inputs and outputs, which another problem of the kernel may have more of."""
+    inputs = kernel.definition.inputs(problem, np.random.default_rng(0))
+    return len(inputs) + len(kernel.results(problem, *inputs))

@@ -152,7 +152,7 @@ def _call(arrays: int | None) -> str:
     code: the call is not evaluated. What the compiler says of it begins with the name that ``#line`` gives."""
     if arrays is None:
         return ""
-    wanted = f"evotune_kernel must have {arrays} parameters, one for each input and one for the output"
+    wanted = f"evotune_kernel must have {arrays} parameters, one for each input and output"
     nulls = ", ".join(["0"] * arrays)
     return f'\n#line 1 "{wanted}"\nenum {{ evotune_call = sizeof(evotune_kernel({nulls}), 0) }};\n'
 

@@ -26,6 +26,12 @@ static void call(void *kernel, void **a, int n_args)
         CALL(6, (P, P, P, P, P, P), a[0], a[1], a[2], a[3], a[4], a[5]);
         CALL(7, (P, P, P, P, P, P, P), a[0], a[1], a[2], a[3], a[4], a[5], a[6]);
         CALL(8, (P, P, P, P, P, P, P, P), a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7]);
+        CALL(9, (P, P, P, P, P, P, P, P, P), a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8]);
+        CALL(10, (P, P, P, P, P, P, P, P, P, P), a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9]);
+        CALL(11, (P, P, P, P, P, P, P, P, P, P, P),
+             a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10]);
+        CALL(12, (P, P, P, P, P, P, P, P, P, P, P, P),
+             a[0], a[1], a[2], a[3], a[4], a[5], a[6], a[7], a[8], a[9], a[10], a[11]);
     }
 }
 

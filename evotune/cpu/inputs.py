@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from evotune.errors import UsageError
-from evotune.inputs import GUARD, GUARD_BYTES, WROTE_OUTSIDE, Drawn
+from evotune.inputs import GUARD, GUARD_BYTES, WROTE_OUTSIDE, Drawn, first_wrong
 from evotune.kernel import Array, Tolerance
 
 ALIGN_BYTES = 64  # a cache line: offsets that differ between buffers would show up as noise
 LINES_IN_A_PAGE = 64
-MAX_ARRAYS = 8  # that the harness can pass, with the output
+MAX_ARRAYS = 12  # that the harness can pass: attention backward has 7 inputs and 3 outputs
 
 
 class GuardedArray:
@@ -43,8 +44,8 @@ class InputSet:
 
     pristine: tuple[Array, ...]
     arguments: tuple[GuardedArray, ...]
-    output: GuardedArray
-    expected: Array
+    outputs: tuple[GuardedArray, ...]
+    expected: tuple[Array, ...]
 
     @classmethod
     def of(cls, drawn: Drawn, rng: random.Random | None = None) -> InputSet:
@@ -53,16 +54,17 @@ class InputSet:
         Raises:
             UsageError: There are more arrays than the harness can pass.
         """
-        arrays = (*drawn.inputs, drawn.expected)
+        arrays = (*drawn.inputs, *drawn.expected)
         if len(arrays) > MAX_ARRAYS:
             raise UsageError(
-                f"there are {len(arrays)} arrays, inputs and output; the CPU target takes {MAX_ARRAYS}"
+                f"there are {len(arrays)} arrays, inputs and outputs; the CPU target takes {MAX_ARRAYS}"
             )
         lines = [rng.randrange(LINES_IN_A_PAGE) if rng else 0 for _ in arrays]
-        *arguments, output = (GuardedArray(a.shape, a.dtype, n) for a, n in zip(arrays, lines, strict=True))
+        made = [GuardedArray(a.shape, a.dtype, n) for a, n in zip(arrays, lines, strict=True)]
+        arguments, outputs = tuple(made[: len(drawn.inputs)]), tuple(made[len(drawn.inputs) :])
         for argument, values in zip(arguments, drawn.inputs, strict=True):
             argument.array[...] = values
-        return cls(drawn.inputs, tuple(arguments), output, drawn.expected)
+        return cls(drawn.inputs, arguments, outputs, drawn.expected)
 
     def moved(self, rng: random.Random) -> InputSet:
         """The same values in other memory."""
@@ -72,24 +74,26 @@ class InputSet:
         """The same memory with the values of another set."""
         for argument, values in zip(self.arguments, other.pristine, strict=True):
             argument.array[...] = values
-        return InputSet(other.pristine, self.arguments, self.output, other.expected)
+        return InputSet(other.pristine, self.arguments, self.outputs, other.expected)
 
     @property
     def addresses(self) -> list[int]:
-        """Where the inputs are, then the output."""
-        return [int(a.array.ctypes.data) for a in (*self.arguments, self.output)]
+        """Where the inputs are, then the outputs."""
+        return [int(a.array.ctypes.data) for a in (*self.arguments, *self.outputs)]
 
     def poison(self) -> None:
-        """Fill the output with what cannot be right anywhere."""
-        if self.expected.dtype.kind in "fc":
-            self.output.array.fill(np.nan)
-        else:
-            np.invert(self.expected, out=self.output.array)
+        """Fill the outputs with what cannot be right anywhere."""
+        for output, expected in zip(self.outputs, self.expected, strict=True):
+            if expected.dtype.kind in "biu":
+                np.invert(expected, out=output.array)
+            else:
+                output.array.fill(np.nan)
 
-    def wrongness(self, tolerance: Tolerance) -> str | None:
+    def wrongness(self, tolerances: Sequence[Tolerance]) -> str | None:
         """What a call did wrong, if anything. Inputs and guards are put right for the next one."""
-        if not all(a.is_intact for a in (*self.arguments, self.output)):
-            for a in (*self.arguments, self.output):
+        guarded = (*self.arguments, *self.outputs)
+        if not all(a.is_intact for a in guarded):
+            for a in guarded:
                 a.repair()
             return WROTE_OUTSIDE
         changed = [
@@ -101,7 +105,8 @@ class InputSet:
             self.arguments[i].array[...] = self.pristine[i]
         if changed:
             return f"it changed its inputs {changed}"
-        return compare(self.output.array, self.expected, tolerance)
+        found = [output.array for output in self.outputs]
+        return first_wrong(map(compare, found, self.expected, tolerances), self.expected)
 
 
 def _bytes(array: Array) -> Array:

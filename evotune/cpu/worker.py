@@ -279,7 +279,7 @@ class Session:
             self._tainted = True
             raise Rejected("incorrect", "it started a process; a kernel for the CPU target starts none")
         # All of them are looked at, and so repaired: the next kernel is not to blame for what is left.
-        wrong = [what for inputs in sets if (what := inputs.wrongness(self._inputs.tolerance))]
+        wrong = [what for inputs in sets if (what := inputs.wrongness(self._inputs.tolerances))]
         if wrong:
             self._tainted |= WROTE_OUTSIDE in wrong
             raise Rejected("incorrect", wrong[0])

@@ -209,41 +209,49 @@ def disassemble(cubin: bytes) -> str:
 
 
 def argument_shapes(kernel: LoadedKernel, problem: Problem) -> list[Shape]:
-    """Shapes of the inputs and, last, of the output.
+    """Shapes of the inputs, then of the outputs.
 
     The reference may need minutes at the size of a GPU's problem, so it is run on the kernel's small
-    shapes: an axis of the output that is there as long as an axis of an input is so here too. Only
+    shapes: an axis of an output that is there as long as an axis of an input is so here too. Only
     where that tells nothing is the reference run at full size.
     """
     inputs = _draw(kernel, problem)
-    shape = _output_shape(kernel, problem, inputs)
-    if shape is None:
-        shape = _of(kernel.definition.reference(problem, *inputs))
-    return [*(_of(a) for a in inputs), shape]
+    shapes = _output_shapes(kernel, problem, inputs)
+    if shapes is None:
+        shapes = [_of(a) for a in kernel.results(problem, *inputs)]
+    return [*(_of(a) for a in inputs), *shapes]
 
 
-def _output_shape(kernel: LoadedKernel, problem: Problem, inputs: Sequence[Array]) -> Shape | None:
+def _output_shapes(kernel: LoadedKernel, problem: Problem, inputs: Sequence[Array]) -> list[Shape] | None:
     definition = kernel.definition
-    dtype = {"dtype": problem["dtype"]} if "dtype" in problem else {}
-    small = [{**p, **dtype} for p in definition.shapes.values() if definition.flops(p) <= CHEAP_FLOPS]
-    samples: list[tuple[Sequence[Array], Array]] = []
+    small = [_as_in(problem, p) for p in definition.shapes.values() if definition.flops(p) <= CHEAP_FLOPS]
+    samples: list[tuple[Sequence[Array], Sequence[Array]]] = []
     for sizes in small:
         drawn = _draw(kernel, sizes)
-        samples.append((drawn, definition.reference(sizes, *drawn)))
-    if not samples or len({(out.ndim, len(drawn)) for drawn, out in samples}) > 1:
+        samples.append((drawn, kernel.results(sizes, *drawn)))
+    if len({(len(drawn), *(out.ndim for out in outs)) for drawn, outs in samples}) != 1:
         return None
-    lengths: list[int] = []
-    for axis in range(samples[0][1].ndim):
-        same = {
-            array.shape[j]
-            for i, array in enumerate(inputs)
-            for j in range(array.ndim)
-            if all(drawn[i].shape[j] == out.shape[axis] for drawn, out in samples)
-        }
-        if len(same) != 1:
-            return None
-        lengths.append(same.pop())
-    return tuple(lengths), samples[0][1].dtype.name
+    shapes: list[Shape] = []
+    for n, first in enumerate(samples[0][1]):
+        lengths: list[int] = []
+        for axis in range(first.ndim):
+            same = {
+                array.shape[j]
+                for i, array in enumerate(inputs)
+                for j in range(array.ndim)
+                if all(drawn[i].shape[j] == outs[n].shape[axis] for drawn, outs in samples)
+            }
+            if len(same) != 1:
+                return None
+            lengths.append(same.pop())
+        shapes.append((tuple(lengths), first.dtype.name))
+    return shapes
+
+
+def _as_in(problem: Problem, small: Problem) -> Problem:
+    """A small shape's sizes with the problem's dtype and switches, which may decide what outputs there are."""
+    sizes = {name: value for name, value in small.items() if not isinstance(value, (bool, str))}
+    return {**sizes, **{name: value for name, value in problem.items() if isinstance(value, (bool, str))}}
 
 
 def _draw(kernel: LoadedKernel, problem: Problem) -> tuple[Array, ...]:

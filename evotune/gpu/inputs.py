@@ -5,12 +5,13 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from evotune.inputs import GUARD, GUARD_BYTES, WROTE_OUTSIDE, Drawn
+from evotune.inputs import GUARD, GUARD_BYTES, WROTE_OUTSIDE, Drawn, first_wrong
 from evotune.kernel import Array, Tolerance
 
 CHUNK = 1 << 24  # elements compared at once: 400 MB in double precision
@@ -30,25 +31,28 @@ class InputSet:
 
     pristine: tuple[Any, ...]
     arguments: tuple[Any, ...]
-    memory: Any
-    """The output between two bands of known bytes, as bytes."""
-    expected: Any
+    memory: tuple[Any, ...]
+    """Each output between two bands of known bytes, as bytes."""
+    expected: tuple[Any, ...]
 
     @classmethod
     def of(cls, drawn: Drawn, device: str) -> InputSet:
         import torch
 
         pristine = tuple(to_tensor(a, device) for a in drawn.inputs)
-        memory = torch.full((drawn.expected.nbytes + 2 * GUARD_BYTES,), GUARD, dtype=torch.uint8, device=device)
-        return cls(pristine, tuple(t.clone() for t in pristine), memory, to_tensor(drawn.expected, device))
+        sizes = [a.nbytes + 2 * GUARD_BYTES for a in drawn.expected]
+        memory = tuple(torch.full((size,), GUARD, dtype=torch.uint8, device=device) for size in sizes)
+        expected = tuple(to_tensor(a, device) for a in drawn.expected)
+        return cls(pristine, _copies(pristine), memory, expected)
 
     def moved(self, rng: random.Random) -> InputSet:
         """The same values in other memory."""
-        return replace(self, arguments=tuple(t.clone() for t in self.pristine), memory=self.memory.clone())
+        return replace(self, arguments=_copies(self.pristine), memory=_copies(self.memory))
 
     @property
-    def output(self) -> Any:
-        return self.memory[GUARD_BYTES:-GUARD_BYTES].view(self.expected.dtype).reshape(self.expected.shape)
+    def outputs(self) -> tuple[Any, ...]:
+        pairs = zip(self.memory, self.expected, strict=True)
+        return tuple(m[GUARD_BYTES:-GUARD_BYTES].view(e.dtype).reshape(e.shape) for m, e in pairs)
 
     def refilled(self, other: InputSet) -> InputSet:
         """The same memory with the values of another set."""
@@ -57,15 +61,16 @@ class InputSet:
         return InputSet(other.pristine, self.arguments, self.memory, other.expected)
 
     def poison(self) -> None:
-        """Fill the output with what cannot be right anywhere."""
-        if self.expected.dtype.is_floating_point:
-            self.output.fill_(float("nan"))
-        else:
-            self.output.copy_(~self.expected)
+        """Fill the outputs with what cannot be right anywhere."""
+        for output, expected in zip(self.outputs, self.expected, strict=True):
+            if expected.dtype.is_floating_point:
+                output.fill_(float("nan"))
+            else:
+                output.copy_(~expected)
 
-    def wrongness(self, tolerance: Tolerance) -> str | None:
+    def wrongness(self, tolerances: Sequence[Tolerance]) -> str | None:
         """What a launch did wrong, if anything. Inputs and bands are put right for the next one."""
-        bands = (self.memory[:GUARD_BYTES], self.memory[-GUARD_BYTES:])
+        bands = [band for m in self.memory for band in (m[:GUARD_BYTES], m[-GUARD_BYTES:])]
         if any(bool((band != GUARD).any()) for band in bands):
             for band in bands:
                 band.fill_(GUARD)
@@ -79,7 +84,11 @@ class InputSet:
             self.arguments[i].copy_(self.pristine[i])
         if changed:
             return f"it changed its inputs {changed}"
-        return compare(self.output, self.expected, tolerance)
+        return first_wrong(map(compare, self.outputs, self.expected, tolerances), self.expected)
+
+
+def _copies(tensors: Sequence[Any]) -> tuple[Any, ...]:
+    return tuple(t.clone() for t in tensors)
 
 
 def _same_bytes(a: Any, b: Any) -> bool:

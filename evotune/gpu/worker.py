@@ -98,7 +98,7 @@ class Run:
 
     def on(self, inputs: InputSet) -> Callable[[], None]:
         """A launch with these arguments."""
-        return partial(self.launch, *inputs.arguments, inputs.output)
+        return partial(self.launch, *inputs.arguments, *inputs.outputs)
 
 
 class Session:
@@ -264,7 +264,7 @@ class Session:
 
     def _verify(self, sets: Sequence[InputSet]) -> None:
         # All of them are looked at, and so repaired: the next kernel is not to blame for what is left.
-        wrong = [what for inputs in sets if (what := inputs.wrongness(self._inputs.tolerance))]
+        wrong = [what for inputs in sets if (what := inputs.wrongness(self._inputs.tolerances))]
         if wrong:
             self._tainted |= WROTE_OUTSIDE in wrong  # who knows what else it wrote to
             raise Rejected("incorrect", wrong[0])

@@ -17,7 +17,7 @@ The file has the kernel's function without ``@helion.kernel``, and beside it wha
 
     backends = {"cuda": helion_backend(double, arguments, default_shape="gpu")}
 
-The function takes the tensors of ``inputs`` in order, the output, and then any numbers that it needs. It
+The function takes the tensors of ``inputs`` in order, the outputs, and then any numbers that it needs. It
 is written at the top level of the file. ``torch`` and ``hl`` are given to it when it is bound: a file is
 loaded without them.
 
@@ -67,8 +67,8 @@ def helion_backend(
     """The backend of a kernel of Helion.
 
     Args:
-        function: What ``@helion.kernel`` would decorate; it writes into its argument for the output.
-        arguments: For a problem, shape and dtype of each input and of the output, then the numbers.
+        function: What ``@helion.kernel`` would decorate; it writes into its arguments for the outputs.
+        arguments: For a problem, shape and dtype of each input and of each output, then the numbers.
         default_shape: A name of the file's ``shapes``.
     """
     kernel = _Kernel(function, arguments)
@@ -93,7 +93,7 @@ class _Kernel:
         return _derived(file, digest, self.function.__name__, arguments, _gpu(problem))
 
     def build(self, config: Config, problem: Problem) -> Callable[..., None]:
-        """A launcher of the inputs and the output."""
+        """A launcher of the inputs and the outputs."""
         return self.bind(problem).compiled(config)
 
     def bind(self, problem: Problem) -> _Bound:

@@ -74,13 +74,13 @@ def interpret(kernel: LoadedKernel, problem: Problem, configs: Sequence[Any]) ->
     from evotune.inputs import Drawn
 
     inputs = kernel.definition.inputs(problem, np.random.default_rng(0))
-    expected = kernel.definition.reference(problem, *inputs)
+    expected = kernel.results(problem, *inputs)
     drawn = InputSet.of(Drawn(inputs, expected), "cpu")
     found: list[dict[str, Any]] = []
     for config in configs:
         drawn.poison()
-        kernel.backend("cuda").build(config, problem)(*drawn.arguments, drawn.output)
-        found.append({"wrong": drawn.wrongness(kernel.definition.tolerance[str(problem["dtype"])])})
+        kernel.backend("cuda").build(config, problem)(*drawn.arguments, *drawn.outputs)
+        found.append({"wrong": drawn.wrongness([kernel.definition.tolerance[str(problem["dtype"])]])})
     return found
 
 

@@ -56,6 +56,16 @@ def test_the_triton_kernel_agrees_with_the_reference_in_the_interpreter(
     assert [row for row in rows if row["wrong"]] == []
 
 
+@pytest.mark.torch
+@pytest.mark.slow
+def test_the_statistics_that_training_keeps_are_right_in_the_interpreter() -> None:
+    pytest.importorskip("torch", reason="torch is not installed")
+    pytest.importorskip("triton", reason="triton is not installed")
+    rows = interpret([("layer_norm", {**tiny("layer_norm", "float16"), "training": True})], SAMPLES)
+    assert len(rows) == 1 + SAMPLES
+    assert [row for row in rows if row["wrong"]] == []
+
+
 def ways(config: Config, problem: Problem) -> set[str]:
     """Which branches of a kernel a configuration takes, in words."""
     columns = int(problem.get("cols", problem.get("vocab", problem.get("n", 0))))

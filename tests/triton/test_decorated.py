@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evotune import content
+from evotune import content, decorated
 from evotune.errors import UsageError
 from evotune.kernel import LoadedKernel, load_kernel, split_name
 
@@ -83,9 +83,18 @@ def test_inputs_are_the_arrays_that_are_read_and_new_with_each_generator() -> No
 def test_where_nothing_can_run_the_reference_agrees_with_nothing() -> None:
     kernel = load("add")
     problem = kernel.problem("small", "cuda")
-    expected = kernel.definition.reference(problem, *kernel.definition.inputs(problem, np.random.default_rng(1)))
+    (expected,) = kernel.results(problem, *kernel.definition.inputs(problem, np.random.default_rng(1)))
     assert (expected.shape, expected.dtype.name) == ((1000,), "float16")
     assert np.isnan(expected).all()
+
+
+@needs_triton
+def test_a_reference_that_forgets_an_output_is_told_of(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel: Any = load("split")
+    monkeypatch.setattr(decorated, "_device", lambda: "cpu")
+    monkeypatch.setitem(kernel.definition.given, "reference", lambda x, n: x)
+    with pytest.raises(UsageError, match=r"split_reference\(\) gives 1 of the outputs \('fraction', 'whole'\)"):
+        kernel.results({}, *kernel.definition.inputs({}, np.random.default_rng(0)))
 
 
 @needs_triton
@@ -117,7 +126,7 @@ def test_a_file_without_a_name_says_which_kernels_it_has() -> None:
         ("[1]", "returned a list; return a dict"),
         ("{'xs': np.zeros(2), 'out': np.zeros(2)}", r"'xs' \(did you mean 'x'\?\); double takes"),
         ("{'x': np.zeros(2), 'out': np.zeros(2), 'BLOCK': 4}", r"returned \['BLOCK'\], which the configurations"),
-        ("{'x': np.zeros(2), 'n': 2}", "None for 'out', the output; it must be an array"),
+        ("{'x': np.zeros(2), 'n': 2}", "None for 'out', an output; it must be an array"),
     ],
 )
 def test_arguments_that_do_not_fit_are_said(
@@ -174,6 +183,7 @@ def test_the_measuring_worker_checks_it_against_the_default_or_the_reference() -
         ("total", {}, [{"ACC": acc, "maxnreg": 64}]),
         ("double", {}, [{"BLOCK": 128, "num_warps": 1}]),
         ("double_wrong", {}, [{"BLOCK": 64, "num_warps": 1}, {"BLOCK": 128, "num_warps": 1}]),
+        ("split", {}, [{"BLOCK": 64, "num_warps": 1}, {"BLOCK": 128, "num_warps": 1}]),
     ]
     environment = {
         **os.environ,
@@ -188,6 +198,8 @@ def test_the_measuring_worker_checks_it_against_the_default_or_the_reference() -
     assert all(len(run.get("samples_ms", [])) == 2 for name in ("add", "total", "double") for run in found[name]), (
         found
     )
-    right, wrong = found["double_wrong"]
-    assert "samples_ms" in right
-    assert wrong["stage"] == "incorrect"
+    for name in ("double_wrong", "split"):
+        right, wrong = found[name]
+        assert "samples_ms" in right
+        assert wrong["stage"] == "incorrect"
+    assert wrong["reason"].startswith("output 1: 1 of 300 values are wrong")

@@ -95,6 +95,30 @@ double_wrong_space = {"BLOCK": [64, 128], "num_warps": [1]}
 double_wrong_output, double_wrong_grid, double_wrong_inputs = double_output, double_grid, double_inputs
 
 
+# Two outputs of different dtypes, the second of them wrong in one place with all but the default.
+
+
+@triton.jit
+def split(x, fraction, whole, n, BLOCK: tl.constexpr):
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    e = tl.load(x + at, mask=at < n)
+    tl.store(fraction + at, e - tl.floor(e), mask=at < n)
+    tl.store(whole + at, tl.floor(e).to(tl.int32) + (BLOCK // 128) * (at == 7), mask=at < n)
+
+
+split_space = {"BLOCK": [64, 128], "num_warps": [1]}
+split_output, split_grid = ("fraction", "whole"), add_grid
+
+
+def split_inputs(problem, rng):
+    x = rng.uniform(1e6, 2e6, 300).astype("float32")
+    return {"x": x, "fraction": np.empty_like(x), "whole": np.empty(300, "int32"), "n": x.size}
+
+
+def split_reference(x, n):
+    return x - np.floor(x), np.floor(x).astype("int32")
+
+
 @triton.jit
 def bare(x, out, n, BLOCK: tl.constexpr):
     pass
