@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from evotune.errors import UsageError, nearest, spelt_for_python
 from evotune.result import Result
 from evotune.session import tune
-from evotune.settings import default_path, load
+from evotune.settings import OPTIONS, default_path, load
 from evotune.shapes import find_shapes, tune_shapes
 from evotune.track import open_tracker
 from evotune.trial import Trial
@@ -27,6 +27,7 @@ class Options(TypedDict, total=False):
 
     target: str
     gpus: int | Literal["all"]
+    gpu_model: str
     engine: str
     ray_address: str
     shape: str
@@ -47,17 +48,6 @@ class Options(TypedDict, total=False):
     warm_start: str | Path
     isolation: str
     journal: str | Path
-
-
-# Key paths of those that are not of the section `run` under their own names.
-_ELSEWHERE = {
-    "provider": "llm.provider",
-    "model": "llm.model",
-    "base_url": "llm.base_url",
-    "on_llm_error": "llm.on_error",
-    "max_usd": "llm.max_usd",
-    "prompts": "prompt.folder",
-}
 
 
 @spelt_for_python()
@@ -98,8 +88,7 @@ def run(
     if strangers := [f"option {name!r} is not known{nearest(name, known)}" for name in given if name not in known]:
         raise UsageError("; ".join(strangers))
     flags = {
-        _ELSEWHERE.get(name, f"run.{name}"): str(value) if isinstance(value, Path) else value
-        for name, value in given.items()
+        ".".join(OPTIONS[name]): str(value) if isinstance(value, Path) else value for name, value in given.items()
     }
     settings = load(Path(config) if config is not None else default_path(), flags, os.environ)
     if given.get("ray_address") is not None and settings.run.engine != "ray":

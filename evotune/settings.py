@@ -164,6 +164,18 @@ class Settings(Section):
         return self.model_dump(include=sections, exclude_defaults=True)
 
 
+# The options of `evotune run` that are settings, and where these stand.
+OPTIONS: Mapping[str, KeyPath] = {
+    **{name: ("run", name) for name in Run.model_fields},
+    "provider": ("llm", "provider"),
+    "model": ("llm", "model"),
+    "base_url": ("llm", "base_url"),
+    "on_llm_error": ("llm", "on_error"),
+    "max_usd": ("llm", "max_usd"),
+    "prompts": ("prompt", "folder"),
+}
+
+
 def default_path() -> Path | None:
     """``config.yaml`` of the checkout that evotune runs from; None if evotune is installed."""
     root = content.checkout()

@@ -15,8 +15,8 @@ from evotune.run_function import Options
 from evotune.shapes import ShapesResult
 
 SPACE = "recordings/conv_A100"
-# Of the command, what is about its output; `out` is `ShapesResult.program`.
-OUTPUT = {"out", "dry_run", "as_json", "verbose", "quiet", "progress"}
+# Of the command, what is about its output, or makes several runs; `out` is `ShapesResult.program`.
+OUTPUT = {"out", "dry_run", "as_json", "verbose", "quiet", "progress", "per_model"}
 
 
 class Heard:

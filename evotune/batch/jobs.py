@@ -12,22 +12,14 @@ from pydantic import BaseModel, Field, ValidationError
 
 from evotune.errors import UsageError, nearest
 from evotune.schema import KeyPath, Section, problems, read_yaml
+from evotune.settings import OPTIONS as OF_RUN
 from evotune.settings import Count, Run, Seconds, Settings
 
 DEFAULTS = "defaults"
 # What a job says in words of its own, or what all jobs share.
 NO_OPTIONS = ("target", "shape", "shapes", "journal")
-# A job's keys beside its own are options of `evotune run`, and where they stand in the settings.
-_OF_RUN: Mapping[str, KeyPath] = {name: ("run", name) for name in Run.model_fields if name not in NO_OPTIONS}
-OPTIONS: Mapping[str, KeyPath] = {
-    **_OF_RUN,
-    "provider": ("llm", "provider"),
-    "model": ("llm", "model"),
-    "base_url": ("llm", "base_url"),
-    "on_llm_error": ("llm", "on_error"),
-    "max_usd": ("llm", "max_usd"),
-    "prompts": ("prompt", "folder"),
-}
+# A job's keys beside its own are options of `evotune run`.
+OPTIONS: Mapping[str, KeyPath] = {n: path for n, path in OF_RUN.items() if n not in NO_OPTIONS}
 _OPTION_AT: Mapping[KeyPath, str] = {path: name for name, path in OPTIONS.items()}
 
 
