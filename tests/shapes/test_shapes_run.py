@@ -203,4 +203,5 @@ def test_a_run_is_shown_with_the_command_that_makes_it_again(tmp_path):
     run(journal, 20)
     again = command(history.load(journal, None), journal)
     assert again.startswith("evotune run my/kernel.py --shapes token,tiny,square ")
-    assert "--provider none --max-evaluations 20" in again
+    assert "--provider none" in again
+    assert "--max-evaluations 20" in again
