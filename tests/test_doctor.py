@@ -202,6 +202,7 @@ def test_a_requirement_that_is_missing_or_too_old_fails(monkeypatch) -> None:
     (found,) = software.packages()
     assert found.status == "fail"
     assert "numpy is 1.20.0, >=1.26 is needed; rich is missing" in found.found
+    assert found.fix == "pip install 'numpy>=1.26' 'rich>=13'"
 
 
 # -- GPUs ---------------------------------------------------------------------------------------

@@ -51,6 +51,7 @@ def packages() -> list[Row]:
     except PackageNotFoundError:
         return [warn("packages", "evotune runs from a source tree without being installed", "pip install -e .")]
     problems: list[str] = []
+    mended: list[str] = []
     n = 0
     for line in wanted:
         name, clauses, marker = parse_requirement(line)
@@ -58,12 +59,12 @@ def packages() -> list[Row]:
             continue
         n += 1
         found = installed(name)
-        if found is None:
-            problems.append(f"{name} is missing")
-        elif not fits(found, clauses):
-            problems.append(f"{name} is {found}, {clauses} is needed")
+        if found is not None and fits(found, clauses):
+            continue
+        problems.append(f"{name} is missing" if found is None else f"{name} is {found}, {clauses} is needed")
+        mended.append(f"'{name}{clauses}'")
     if problems:
-        return [fail("packages", f"evotune {mine}: {'; '.join(problems)}", "pip install --upgrade evotune")]
+        return [fail("packages", f"evotune {mine}: {'; '.join(problems)}", f"pip install {' '.join(mended)}")]
     return [ok("packages", f"evotune {mine} and the {n} packages that it needs")]
 
 
