@@ -73,21 +73,27 @@ class Tolerance:
     atol: float
 
 
+# As torch and Triton call them.
+SHORT_FLOATS = ("bfloat16", "float8_e4m3fn", "float8_e5m2")
+
+
 def numpy_dtype(name: str) -> np.dtype[Any]:
-    """The dtype of that name, ``bfloat16`` too, which NumPy itself does not have.
+    """The dtype of that name, ``bfloat16`` and those of eight bits too, which NumPy itself does not have.
 
     Raises:
         UsageError: There is no such dtype, or the package that defines it is missing.
     """
-    if name == "bfloat16":
+    if name in SHORT_FLOATS:
         try:
-            return np.dtype(import_module("ml_dtypes").bfloat16)
+            return np.dtype(getattr(import_module("ml_dtypes"), name))
         except ImportError:
-            raise UsageError("bfloat16 in NumPy needs the package ml_dtypes; pip install ml_dtypes") from None
+            raise UsageError(f"{name} in NumPy needs the package ml_dtypes; pip install ml_dtypes") from None
     try:
         return np.dtype(name)
     except TypeError:
-        raise UsageError(f"{name!r} is no dtype; use one of NumPy's, such as float16, or bfloat16") from None
+        raise UsageError(
+            f"{name!r} is no dtype; use one of NumPy's, such as float16, or one of {', '.join(SHORT_FLOATS)}"
+        ) from None
 
 
 class Kernel(Protocol):

@@ -21,7 +21,7 @@ from evotune.gpu.detect import Gpu
 from evotune.gpu.device import throttled
 from evotune.gpu.target import load_target
 from evotune.inputs import UNSEEN_SETS, Inputs, Results
-from evotune.kernel import LoadedKernel, Tolerance, load_kernel
+from evotune.kernel import SHORT_FLOATS, LoadedKernel, Tolerance, load_kernel, numpy_dtype
 from evotune.trial import Fidelity
 
 pytestmark = pytest.mark.torch
@@ -340,3 +340,16 @@ def test_the_comparison_agrees_with_numpy_and_is_done_in_parts(monkeypatch: pyte
 def test_reasons_to_slow_down_are_named_and_idling_is_none() -> None:
     assert throttled(0x1) == "no"  # idle
     assert throttled(0x4 | 0x20) == "power cap, software thermal"
+
+
+@pytest.mark.parametrize("dtype", [*SHORT_FLOATS, "float16", "int8"])
+def test_arrays_of_every_dtype_are_told_right_from_wrong_on_the_device(dtype: str) -> None:
+    from evotune.gpu.inputs import compare, to_tensor
+
+    values = np.arange(-8, 8).reshape(2, 8).astype(numpy_dtype(dtype))
+    tensor = to_tensor(values, "cpu")
+    assert str(tensor.dtype) == f"torch.{dtype}"
+    assert compare(tensor.clone(), tensor, Tolerance(0, 0)) is None
+    off = values.copy()
+    off[1, 3] = 5
+    assert "1 of 16 values are wrong" in str(compare(to_tensor(off, "cpu"), tensor, Tolerance(0, 0)))
