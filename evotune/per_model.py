@@ -92,9 +92,11 @@ def tune_each(
     heard: queue.Queue[tuple[_Child, Mapping[str, Any] | None]] = queue.Queue()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evotune-models-")))
-        children = [_Child(name, settings, gpu, folder / str(i), options) for i, gpu in enumerate(gpus)]
+        children: list[_Child] = []
+        for i, gpu in enumerate(gpus):
+            children.append(_Child(name, settings, gpu, folder / str(i), options))
+            stack.callback(children[-1].kill)
         for child in children:
-            stack.callback(child.kill)
             threading.Thread(target=child.listen, args=(heard,), daemon=True).start()
         running, interrupted = len(children), False
         while running:
