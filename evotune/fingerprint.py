@@ -14,7 +14,7 @@ from evotune.errors import UsageError
 
 PLAIN = (type(None), bool, int, float, complex, str, type(...))
 # Classes have functions of these kinds; what they wrap is in these attributes.
-WRAPPED = {staticmethod: "__func__", classmethod: "__func__", property: "fget"}
+WRAPPED = {staticmethod: ("__func__",), classmethod: ("__func__",), property: ("fget", "fset", "fdel")}
 
 # What the decorators of these packages make has locks and caches, and the function in `fn`.
 JIT = ("triton", "helion")
@@ -85,8 +85,8 @@ class _Teller:
         if type(value) is tuple:
             return "tuple", [self.tell(item) for item in cast(tuple[Any, ...], value)]
         if type(value) in (set, frozenset):
-            # Their order is another one in another process.
-            return type(value).__name__, sorted(repr(self.tell(item)) for item in value)
+            # Their order is another one in another process, so that none may depend on what was told before.
+            return type(value).__name__, sorted(repr(_Teller(self._home).tell(item)) for item in value)
         if id(value) in self._seen:
             return "seen", self._seen[id(value)]
         self._seen[id(value)] = len(self._seen)
@@ -110,7 +110,7 @@ class _Teller:
             if value.__module__ == self._home or "<" in value.__qualname__:
                 yield from self._function(value) if isinstance(value, FunctionType) else self._class(value)
         elif type(value) in WRAPPED:
-            yield self.tell(getattr(value, WRAPPED[type(value)]))
+            yield from (self.tell(getattr(value, name)) for name in WRAPPED[type(value)])
         elif type(value).__module__.split(".")[0] in JIT and isinstance(getattr(value, "fn", None), FunctionType):
             yield self.tell(value.fn)
         else:
@@ -130,7 +130,7 @@ class _Teller:
                 yield self._variable(name, function.__globals__[name])
 
     def _class(self, cls: type) -> Iterator[Any]:
-        yield self.tell(cls.__bases__)
+        yield self.tell((type(cls), cls.__bases__))
         for name, member in sorted(vars(cls).items()):
             is_code = isinstance(member, FunctionType) or type(member) in WRAPPED
             if is_code or not name.startswith("__"):
@@ -145,6 +145,8 @@ class _Teller:
             raise _Untold(type(value).__name__) from None
         if isinstance(parts, str):
             yield type(value).__module__, parts
+            if isinstance(inner := getattr(value, "__wrapped__", None), FunctionType):  # such as lru_cache's
+                yield self.tell(inner)
             return
         make, arguments, state, items, pairs = (*parts, None, None, None)[:5]
         yield self.tell((make, arguments, state, list(items or ()), list(pairs or ())))

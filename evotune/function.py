@@ -67,6 +67,8 @@ def identity_of(
     Raises:
         UsageError: The function needs a key.
     """
+    if not isinstance(cast(object, key), str | None):
+        raise UsageError(f"key is {key!r}; give a string")
     source_hash = sha256(repr(space_to_json(space)).encode()).hexdigest()[:16]
     known_by = {"function": fingerprint(function)} if key is None else {"key": key}
     return source_hash, {"target": PYTHON, "device": PYTHON, "seed": seed, **known_by}
@@ -80,6 +82,8 @@ def space_of(given: Any, constraints: Iterable[str]) -> ConfigSpace:
     """
     if isinstance(constraints, str):
         raise UsageError(f"constraints is the string {constraints!r}; give a list of them")
+    if not isinstance(cast(object, constraints), Iterable) or not all(type(c) is str for c in constraints):
+        raise UsageError(f"constraints is {constraints!r}; give a list of Python expressions, each a string")
     texts = list(constraints)
     if isinstance(given, ConfigSpace):
         if texts:

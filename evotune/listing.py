@@ -57,6 +57,7 @@ def choices(kernel: LoadedKernel, shape: str | None, gpu: str) -> list[Choices]:
     Raises:
         UsageError: There is no such shape or target.
     """
+    load_target(gpu)
     return [_of(kernel, backend, shape, gpu) for backend in kernel.definition.backends]
 
 

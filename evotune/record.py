@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -70,6 +71,12 @@ def record(
     except OSError as error:
         raise UsageError(f"cannot write to {folder}: {error}") from None
     with partial:
+        try:
+            fcntl.flock(partial, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UsageError(
+                f"another process records into {folder}; wait for it, or give another folder"
+            ) from None
         seen = _read(partial, _header(space, fidelity, meta))
         done = sum(len(s.times_ms) if s.status == OK else passes for s in seen.values())
         for number in range(passes):

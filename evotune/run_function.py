@@ -83,6 +83,8 @@ def run(
         DeviceError: A device is missing or failed.
         Fatal: The model refuses its key, its name, or the request.
     """
+    if observer is not None and not callable(getattr(observer, "on_note", None)):
+        raise UsageError(f"observer is {observer!r}; give an object with on_trial and on_note")
     given: dict[str, Any] = {**options}
     known = Options.__annotations__
     if strangers := [f"option {name!r} is not known{nearest(name, known)}" for name in given if name not in known]:

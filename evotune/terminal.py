@@ -203,7 +203,9 @@ def print_result(result: Result, console: Console) -> None:
     title = f"{result.kernel} on {result.device} ({result.provenance})"
     print_table(title, ["", "default", "best"], rows, console)
     is_default = result.best is not None and best["config"] == result.default["config"]
-    if is_default:
+    if result.speedup is not None and result.speedup_ci95 is None:
+        console.print(f"speed-up {result.speedup:.3f}x so far; there were no finals to say how sure that is")
+    elif is_default:
         console.print(NOTHING_FASTER)
     elif result.speedup is not None and result.speedup_ci95 is not None:
         low, high = result.speedup_ci95

@@ -20,7 +20,7 @@ from evotune.errors import UsageError, spelt_for_python
 from evotune.evaluator import Device
 from evotune.fingerprint import carry_over
 from evotune.function import ANOTHER, check_legal, identity_of, level_of, settings_of, space_of
-from evotune.interval import MAX_BLOCKS
+from evotune.interval import MAX_BLOCKS, MIN_BLOCKS
 from evotune.journal import Journal
 from evotune.proposers.model import Story
 from evotune.result import Result
@@ -127,8 +127,8 @@ def tune(
     }
     if not callable(latency_ms):
         raise UsageError(f"latency_ms {latency_ms!r} cannot be called; give a function of a configuration")
-    if type(finals) is not int or finals < 0:
-        raise UsageError(f"finals = {finals!r} must be a whole number, 0 for none")
+    if type(finals) is not int or 0 != finals < MIN_BLOCKS:
+        raise UsageError(f"finals = {finals!r}; give {MIN_BLOCKS} or more, as fewer tell no noise, or 0 for none")
     settings = settings_of(chosen, os.environ)
     return _tune(latency_ms, space_of(space, constraints), settings, finals, journal, key, on_evaluation)
 

@@ -130,8 +130,10 @@ class Tuner:
             self._engine.cancel()
             self._run.withdraw(self._flying)
             result = self._conclude("interrupted", Podium(self.incumbent, {}))
-        except BaseException:
+        except BaseException as error:
             self._engine.cancel()
+            if not isinstance(error, Exception):  # such as SystemExit, which is no configuration's fault
+                self._run.withdraw(self._flying)
             self._run.release()
             raise
         self._run.finish(result.stopped, result.to_json())
@@ -326,8 +328,8 @@ class Tuner:
             speedup, interval = 1.0, (1.0, 1.0)
             if best.number != default.number:
                 speedup, interval = ratio_ci95(default_measured, best_measured)
-            if not self._finals.count:
-                interval = None  # the timings that chose the winner would judge it
+            if not {best.number, default.number} <= podium.measured.keys():
+                interval = None  # without finals the timings that chose the winner would judge it
         failures = Counter(t.failure.failed_stage or "" for t in self.trials if t.failure)
         failures.update(r.stage for r in self._run.rejections())
         return Result(
@@ -360,6 +362,8 @@ class Tuner:
         has_more = recorded["evaluations"] < len(self.trials)  # cut off after it had gone on
         if recorded["stopped"] != "exhausted" and (has_more or not self.meter.is_answered()):
             return None
+        if self._finals.count and recorded["speedup"] is not None and recorded["speedup_ci95"] is None:
+            return None  # it was told to hold no finals, or could not
         self._run.release()
         return replace(self.result_type.from_json(recorded), reasons=commonest_reasons(self.trials))
 

@@ -104,7 +104,15 @@ def test_globals_and_the_functions_of_the_module_count(monkeypatch) -> None:
 
 def samples() -> str:
     made = [closure(v) for values in VALUES for v in values] + [closure({*"abcdefgh", ("c", 1.5)}), calls_helper]
+    made.append(closure({Path(name) for name in "abcdefgh"}))
     return " ".join(fingerprint(f) for f in made)
+
+
+def test_what_is_cached_counts_as_what_it_caches(monkeypatch) -> None:
+    monkeypatch.setattr(sys.modules[__name__], "helper", functools.lru_cache(lambda config: SIZE))
+    before = fingerprint(calls_helper)
+    monkeypatch.setattr(sys.modules[__name__], "SIZE", 4096)
+    assert fingerprint(calls_helper) != before
 
 
 def test_another_process_tells_the_same() -> None:

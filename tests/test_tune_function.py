@@ -126,14 +126,14 @@ def test_finals_are_on_top_and_alternate() -> None:
         calls.append(config)
         return latency_ms(config)
 
-    tuned = evotune.tune(counted, SPACE, max_evaluations=15, finals=4)
+    tuned = evotune.tune(counted, SPACE, max_evaluations=15, finals=6)
     finals, default = calls[15:], tuned.history[0][0]
     assert len(tuned.history) == 15
-    assert len(finals) == 6 * 4
-    for first, second in ((finals[:4], finals[4:8]), (finals[8:12], finals[12:16])):
+    assert len(finals) == 6 * 6
+    for first, second in ((finals[:4], finals[4:8]), (finals[8:12], finals[12:16]), (finals[16:20], finals[20:24])):
         assert first == second[::-1]
         assert default in first
-    assert finals[16:20] == [tuned.config, default, default, tuned.config]
+    assert finals[24:28] == [tuned.config, default, default, tuned.config]
 
 
 def test_without_finals_nothing_is_called_again_and_no_interval_is_claimed(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_finished_search_is_not_held_again(tmp_path: Path) -> None:
     assert len(more.history) == 14
 
 
-@pytest.mark.parametrize("finals", [0, 3])
+@pytest.mark.parametrize("finals", [0, 6])
 def test_a_latency_comes_back_as_it_was_given(finals: int) -> None:
     assert 1.0 / (1.0 / 49.0) != 49.0
     tuned = evotune.tune(lambda config: 49.0, {"x": [1, 2]}, finals=finals)
@@ -217,6 +217,10 @@ def test_ctrl_c_ends_it_and_the_same_call_goes_on(tmp_path: Path) -> None:
     [
         {"finals": -1},
         {"finals": 1.5},
+        {"finals": 5},
+        {"constraints": [5]},
+        {"constraints": None},
+        {"key": 3, "journal": "j.db"},
         {"max_evaluations": 0},
         {"max_seconds": -1.0},
         {"seed": -1},

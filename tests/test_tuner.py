@@ -166,6 +166,8 @@ def test_an_interrupted_run_reports_what_it_found_and_resumes(tmp_path):
     evaluator.raised_on = 8
     stopped = run(tmp_path / "j.db", 20, evaluator)
     assert stopped.stopped == "interrupted"
+    assert stopped.speedup is not None
+    assert stopped.speedup_ci95 is None  # of which only finals tell
     assert stopped.evaluations == 7
     assert stopped.best is not None
     resumed = run(tmp_path / "j.db", 20)

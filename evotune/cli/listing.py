@@ -54,7 +54,10 @@ def listing(
         from evotune.kernel import load_checked
         from evotune.listing import choices
 
-        loaded = load_checked(content.find(kernel, content.KERNELS))
+        path = content.find(kernel, content.KERNELS, content.RECORDINGS)
+        if path.is_dir():
+            raise UsageError(f"{path} is a recording, of one space: evotune run {path} --dry-run tells it")
+        loaded = load_checked(path)
         found = choices(loaded, shape, target or "h100")
     if as_json:
         shapes = {name: dict(problem) for name, problem in loaded.definition.shapes.items()}

@@ -62,7 +62,7 @@ class Winner:
         named = f"{self.shape}: " if self.shape else ""
         sizes = f" ({', '.join(f'{n}={v}' for n, v in self.problem.items())})" if self.problem else ""
         found = f"{self.latency_ms:.4g} ms, 95 % interval [{low_ms:.4g}, {high_ms:.4g}]"
-        if self.is_default and self.run.result is not None:
+        if self.is_default and self.speedup_ci95 is not None:
             found += f"; the default: {NOTHING_FASTER}"
         elif self.speedup is not None and self.speedup_ci95 is not None:
             low, high = self.speedup_ci95

@@ -114,6 +114,7 @@ class Portfolio:
             return self._next(pending)
 
     def _next(self, pending: Sequence[Config]) -> Candidate | None:
+        self._seen.update(self._space.key(c) for c in pending)  # those of a resumed run were not proposed here
         if self.is_exhausted:
             return None
         self._mind_model()

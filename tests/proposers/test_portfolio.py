@@ -19,6 +19,14 @@ from tests.toy import SPACE, latency_ms
 PROMPTS = PromptBuilder(Path(__file__).parents[2] / "prompts")
 
 
+def test_what_is_in_flight_is_not_proposed_again_also_where_another_process_proposed_it():
+    """As after a resume, when trials that were cut off are run again."""
+    first, second = (searcher(SPACE, load(None, {}, {})) for _ in range(2))
+    flying = [first.ask([]).config for _ in range(4)]
+    offered = [second.ask(flying).config for _ in range(8)]
+    assert [config for config in offered if config in flying] == []
+
+
 class Scripted:
     """A provider that says what it is told to; an exception is raised instead."""
 
