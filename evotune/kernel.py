@@ -321,6 +321,6 @@ def _beside(name: str, folder: Path) -> Path | None:
     given = getattr(sys.modules[name], "__file__", None)
     if given is None or name.partition(".")[0] == __name__.partition(".")[0]:
         return None
-    file = Path(given).resolve()
+    file = Path(given).parent.resolve() / Path(given).name  # a link to a file elsewhere is here all the same
     is_installed = {"site-packages", "dist-packages"} & set(file.parts) or file.is_relative_to(STANDARD_LIBRARY)
     return file if file.is_relative_to(folder) and not is_installed else None

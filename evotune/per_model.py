@@ -11,18 +11,18 @@ import queue
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
 from evotune.errors import DeviceError, UsageError
 from evotune.gpu.detect import Gpu
+from evotune.process import Scratch
 from evotune.session import find_gpus
 from evotune.settings import Settings
 
@@ -91,10 +91,11 @@ def tune_each(
     """
     heard: queue.Queue[tuple[_Child, Mapping[str, Any] | None]] = queue.Queue()
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="evotune-models-")))
+        scratch = Scratch("models")
+        stack.callback(scratch.cleanup)
         children: list[_Child] = []
         for i, gpu in enumerate(gpus):
-            children.append(_Child(name, settings, gpu, folder / str(i), options))
+            children.append(_Child(name, settings, gpu, scratch.path / str(i), options))
             stack.callback(children[-1].kill)
         for child in children:
             threading.Thread(target=child.listen, args=(heard,), daemon=True).start()
@@ -147,9 +148,10 @@ class _Child:
         assert self._process.stderr is not None
         with self._process.stderr as lines:
             for line in lines:
-                try:
-                    heard.put((self, dict(json.loads(line))))
-                except ValueError:
+                event = _object(line)
+                if event is not None and "event" in event:
+                    heard.put((self, event))
+                else:  # a kernel may print there too
                     self._said.append(line.strip())
         self._process.wait()
         heard.put((self, None))
@@ -166,8 +168,18 @@ class _Child:
             self._process.wait()
 
     def ended(self) -> Ended:
-        text = self._result.read_text()
+        # What a kernel starts may print on stdout; the result is the last line.
+        result = _object(self._result.read_text().strip().rpartition("\n")[2])
         why = next((said.removeprefix("error: ") for said in self._said if said.startswith("error: ")), None)
-        if not text and why is None:
+        if result is None and why is None:
             why = self._said[-1] if self._said else f"its process ended with {self._process.returncode}"
-        return Ended(self.gpu, self._process.returncode, json.loads(text) if text else None, why)
+        return Ended(self.gpu, self._process.returncode, result, why)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    """A JSON object, or None if the text is none."""
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return None
+    return cast(dict[str, Any], found) if isinstance(found, dict) else None

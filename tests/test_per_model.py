@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from evotune import per_model
+from evotune import content, per_model
+from evotune.cli.app import gravest
 from evotune.errors import DeviceError, UsageError
 from evotune.gpu.detect import Gpu
 from evotune.per_model import Ended, find_models, tune_each
@@ -135,6 +136,25 @@ def test_the_command_says_why_each_run_did_not_come_to_a_result(tmp_path: Path, 
     assert done.returncode == max(one["exit_code"] for one in told)
     plain = evotune("run", "vector_add", "--per-model", "--target", "h100", cwd=tmp_path, PATH=path)
     assert f"{B200}: target h100 was asked for and NVIDIA B200 is here" in " ".join(plain.stdout.split())
+
+
+@needs_compiler
+@pytest.mark.usefixtures("_on_the_cpu")
+def test_what_a_kernel_prints_is_no_event_and_no_result(tmp_path: Path) -> None:
+    kernel = tmp_path / "noisy.py"
+    shipped = content.find("vector_add", content.KERNELS).read_text()
+    noise = "import os, sys\nos.system('echo COMPILER 12')\nprint(128, file=sys.stderr)\nname = "
+    kernel.write_text(shipped.replace("\nname = ", f"\n{noise}", 1))
+    (ended,) = tune_each(str(kernel), settings(tmp_path, max_evaluations=2), [H100], lambda *told: None)
+    assert ended.result
+    assert ended.result["best"]
+
+
+def test_the_gravest_exit_code_is_that_of_all() -> None:
+    assert gravest([0, 1, 0]) == 1
+    assert gravest([2, 3, 1]) == 3
+    assert gravest([130, -9]) == 130
+    assert gravest([0, -9]) == 3
 
 
 def test_an_end_says_what_a_script_needs() -> None:

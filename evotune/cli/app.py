@@ -38,8 +38,8 @@ def _version(
 
 
 def gravest(codes: Sequence[int]) -> int:
-    """The exit code for several ends together; one that is not documented is the gravest."""
-    return next((code for code in codes if code not in GRAVEST_FIRST), min(codes, key=GRAVEST_FIRST.index))
+    """The exit code for several ends together; one that is not documented, as of who was killed, is a fault."""
+    return min((c if c in GRAVEST_FIRST else MACHINE_FAULT for c in codes), key=GRAVEST_FIRST.index)
 
 
 def stdout() -> Any:

@@ -9,7 +9,7 @@ import os
 import random
 import re
 import socket
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from io import TextIOBase
@@ -20,7 +20,7 @@ from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from evotune.errors import DeviceError, UsageError
-from evotune.gpu.detect import Gpu, detect
+from evotune.gpu.detect import Gpu, detect, visible
 from evotune.process.command import is_secret
 
 _log = logging.getLogger(__name__)
@@ -106,21 +106,26 @@ def nodes() -> list[Node]:
     return sorted(found, key=lambda node: node.id)
 
 
-def detect_gpus() -> list[Gpu]:
-    """Those that Ray hands out, as their nodes describe them.
+def detect_gpus(there: Sequence[Node]) -> dict[str, list[Gpu]]:
+    """Those that Ray hands out, as their nodes describe them, by the nodes' ids.
 
     Raises:
         DeviceError: A node does not answer.
     """
-    look: Any = ray.remote(detect)
-    asked = {n: look.options(**_on(n), num_cpus=0).remote() for n in nodes() if n.gpus}
-    gpus: list[Gpu] = []
+    look: Any = ray.remote(_gpus_here)
+    asked = {n: look.options(**_on(n), num_cpus=0).remote() for n in there if n.gpus}
+    gpus: dict[str, list[Gpu]] = {}
     for node, reference in asked.items():
         try:
-            gpus += ray.get(reference, timeout=DETECT_TIMEOUT_S)[: node.gpus]
+            gpus[node.id] = ray.get(reference, timeout=DETECT_TIMEOUT_S)[: node.gpus]
         except RayError as error:
             raise DeviceError(f"node {node.name} does not tell its GPUs: {error}") from error
     return gpus
+
+
+def _gpus_here() -> list[Gpu]:
+    # Ray hides all GPUs from what has asked for none, by an empty value.
+    return visible(detect(), os.environ.get("CUDA_VISIBLE_DEVICES") or None)
 
 
 def start_actor(kind: type, node: Node, *args: Any, gpus: int, threads: int) -> Any:

@@ -18,13 +18,14 @@ from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from evotune.errors import DeviceError, UsageError
 from evotune.evaluator import Compiler, Portable, installed_version
-from evotune.ray.cluster import Node, nodes, start_actor
+from evotune.ray.cluster import Node, detect_gpus, nodes, start_actor
 from evotune.ray.station import Station
 from evotune.ray.workshop import About, Workshop
 from evotune.space import Config
 
 POLL_S = 1.0  # how late a node that joins is noticed
 START_S = 120.0  # by then the first measure, and those that are not ready join when they are
+TELL_S = 10.0  # after which a person hears what is waited for
 SETUP_S = 1000.0  # a GPU's worker computes references on the CPU first; see evotune.gpu.evaluator
 REJOIN_S = 60.0  # for which a run without any node waits for one
 CLOSE_S = 10.0
@@ -72,7 +73,8 @@ class Plan:
     """What stations and workshops are started for.
 
     ``open_compiler`` is None if only stations compile. ``limit`` is how many measure at most, None for all
-    there are. ``job_limit_s`` is how long one job may take, compiling and all fidelities included.
+    there are, and ``gpu_model`` the name of GPUs that do. ``job_limit_s`` is how long one job may take,
+    compiling and all fidelities included.
     """
 
     open_evaluator: Callable[[Path], Portable]
@@ -80,6 +82,7 @@ class Plan:
     default: Config
     job_limit_s: float
     uses_gpus: bool = False
+    gpu_model: str | None = None
     limit: int | None = None
 
 
@@ -108,7 +111,8 @@ class Fleet:
         self._starts: Counter[Place] = Counter()
         self._polled_s = -math.inf
         self._seen_s = math.inf  # when there was somebody the last time
-        self._last_loss = "no node has a device for it"
+        self._last_loss = "no node has a free device for it; other runs may hold them"
+        self._fitting: dict[str, int] = {}
 
     def start(self) -> None:
         """Start a station on each device there is, and wait until they are ready.
@@ -118,12 +122,7 @@ class Fleet:
             DeviceError: None gets ready.
         """
         try:
-            began_s = time.monotonic()
-            self._start_where_free()
-            while self._awaits_station and time.monotonic() < began_s + (START_S if self.stations else SETUP_S):
-                time.sleep(0.1)
-                self.members += self._ready(is_start=True)
-                self._start_where_free()  # in place of those that did not start
+            self._await_stations()
             if problem := disagreement(self.stations):
                 raise UsageError(
                     f"{problem}, and only timings from like devices can be compared; install the same versions "
@@ -136,8 +135,20 @@ class Fleet:
             self.close()
             raise
         self._on_note(f"measuring on {len(self.stations)}: {', '.join(m.name for m in self.stations)}")
-        for member in [m for m in self.members if not m.measures]:
-            self._admit(member)
+        self._start_workshops()
+
+    def _await_stations(self) -> None:
+        began_s = time.monotonic()
+        is_told = False
+        self._start_stations()
+        while self._awaits_station and time.monotonic() < began_s + (START_S if self.stations else SETUP_S):
+            time.sleep(0.1)
+            self.members += self._ready(is_start=True)
+            self._start_stations()  # in place of those that did not start
+            if not is_told and time.monotonic() > began_s + TELL_S:
+                names = ", ".join(dict.fromkeys(s.node.name for s in self._starting.values()))
+                self._on_note(f"waiting for {names}: starting, or other runs hold the devices")
+                is_told = True
 
     def refresh(self) -> None:
         """See who has joined and who is ready; looks at most once in :data:`POLL_S`.
@@ -148,7 +159,8 @@ class Fleet:
         if time.monotonic() < self._polled_s + POLL_S:
             return
         self._polled_s = time.monotonic()
-        has_places = self._start_where_free()
+        has_places = self._start_stations()
+        self._start_workshops()
         for member in self._ready(is_start=False):
             self.members.append(member)
             self._admit(member)
@@ -244,10 +256,9 @@ class Fleet:
         for one in (*members, *starting.values()):
             ray.kill(one.actor)
 
-    def _start_where_free(self) -> bool:
-        """Start stations where there is room, and workshops on other nodes; whether the cluster has any device."""
-        there = nodes()
-        places = [(Place(n.id, i), n) for n in there for i in range(self._devices(n))]
+    def _start_stations(self) -> bool:
+        """Start stations where there is room; whether the cluster has any device at all."""
+        places = [(Place(n.id, i), n) for n in nodes() for i in range(self._devices(n))]
         taken = {place for place in self._taken if place.index is not None}
         free = [(p, n) for p, n in places if p not in taken and self._starts[p] < STARTS]
         room = len(free) if self.plan.limit is None else max(0, self.plan.limit - len(taken))
@@ -255,13 +266,17 @@ class Fleet:
             compile_slots = max(1, node.cpus // self._devices(node))
             station = (node.name, self.plan.open_evaluator, self.plan.default)
             self._start(place, node, compile_slots, Station, *station, gpus=int(self.plan.uses_gpus))
-        if self.plan.open_compiler is not None:
-            measuring = {place.node_id for place in self._taken}
-            for node in there:
-                place = Place(node.id, None)
-                if node.cpus and node.id not in measuring and self._starts[place] < STARTS:
-                    self._start(place, node, node.cpus, Workshop, self.plan.open_compiler, gpus=0)
         return bool(places)
+
+    def _start_workshops(self) -> None:
+        """Start them on nodes where no station is."""
+        if self.plan.open_compiler is None:
+            return
+        busy = {place.node_id for place in self._taken}
+        for node in nodes():
+            place = Place(node.id, None)
+            if node.cpus and node.id not in busy and self._starts[place] < STARTS:
+                self._start(place, node, node.cpus, Workshop, self.plan.open_compiler, gpus=0)
 
     @property
     def _taken(self) -> set[Place]:
@@ -274,8 +289,19 @@ class Fleet:
         self._starting[place] = _Starting(node, actor, compile_slots, actor.open.remote(), time.monotonic())
 
     def _devices(self, node: Node) -> int:
-        """Of several CPU kernels on one machine each would disturb the others."""
-        return node.gpus if self.plan.uses_gpus else min(node.cpus, 1)
+        """How many stations have room on a node."""
+        if not self.plan.uses_gpus:
+            return min(node.cpus, 1)  # of several CPU kernels on one machine each would disturb the others
+        if self.plan.gpu_model is None:
+            return node.gpus
+        if node.id not in self._fitting:
+            try:
+                found = detect_gpus([node]).get(node.id, [])
+            except DeviceError as error:
+                self._on_note(str(error))
+                found = []
+            self._fitting[node.id] = sum(gpu.name == self.plan.gpu_model for gpu in found)
+        return self._fitting[node.id]
 
     def _ready(self, *, is_start: bool) -> list[Member]:
         """Who is ready since the last call; those that will never be are dropped.

@@ -74,7 +74,7 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
     address = settings.run.ray_address
     on_note("starting Ray on this machine" if address is None else f"joining the Ray cluster at {address}")
     stack.enter_context(cluster.connected(address))
-    detect, load = cache(cluster.detect_gpus), cache(load_checked)
+    detect, load = cache(_all_gpus), cache(load_checked)
     found = subject.find_subject(name, settings, load=load, gpus=detect)
     gpus, uses_gpus = settings.run.gpus, found.gpu_model is not None
     same = [gpu for gpu in detect() if gpu.name == found.gpu_model] if uses_gpus else []
@@ -85,6 +85,7 @@ def find_subject(name: str, settings: Settings, stack: ExitStack, on_note: Calla
         found.space.default,
         settings.measure.compile_timeout_s + len(found.fidelities) * settings.measure.run_timeout_s,
         uses_gpus=uses_gpus,
+        gpu_model=found.gpu_model,
         limit=gpus if uses_gpus and gpus != "all" else None,
     )
     if plan.limit is not None and plan.limit < len(same):
@@ -104,7 +105,11 @@ def find_gpus(address: str | None) -> list[Gpu]:
         DeviceError: A node does not answer.
     """
     with cluster.connected(address):
-        return cluster.detect_gpus()
+        return _all_gpus()
+
+
+def _all_gpus() -> list[Gpu]:
+    return [gpu for found in cluster.detect_gpus(cluster.nodes()).values() for gpu in found]
 
 
 def _pack(kernel: LoadedKernel, target: str, settings: Settings, gpus: Sequence[Gpu]) -> Parcel:

@@ -31,6 +31,7 @@ from evotune.cpu import CpuCompiler
 from evotune.engine import Job
 from evotune.errors import DeviceError, UsageError
 from evotune.evaluator import Artifact, Device
+from evotune.gpu.detect import Gpu
 from evotune.journal import Journal
 from evotune.kernel import load_checked
 from evotune.ray import Fleet, RayEngine, cluster, fleet
@@ -392,6 +393,19 @@ def test_each_station_sees_one_gpu_and_no_more_are_taken_than_asked_for(
     seen = [m.about.device.facts["gpus"] for m in stations.members]
     assert sorted(seen) == ["0", "1"] if limit is None else len(seen) == 1
     assert stations.members[0].name == f"{stations.members[0].node.name} ({seen[0]})"
+
+
+@pytest.mark.parametrize(("model", "stations"), [("NVIDIA H100", 1), ("NVIDIA B200", 1), ("NVIDIA L4", 0)])
+def test_only_nodes_with_gpus_of_the_model_get_stations(
+    start: Callable[..., Fleet], monkeypatch: pytest.MonkeyPatch, model: str, stations: int
+) -> None:
+    both = [Gpu(0, "GPU-0", "NVIDIA H100"), Gpu(1, "GPU-1", "NVIDIA B200")]
+    monkeypatch.setattr(fleet, "detect_gpus", lambda asked: {node.id: both for node in asked if node.gpus})
+    if stations:
+        assert len(start(Toy, [], uses_gpus=True, gpu_model=model).stations) == stations
+        return
+    with pytest.raises(DeviceError, match="no node has a free device for it"):
+        start(Toy, [], uses_gpus=True, gpu_model=model)
 
 
 # -- nodes that only compile ----------------------------------------------------------------------
