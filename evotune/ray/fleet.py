@@ -145,7 +145,7 @@ class Fleet:
             time.sleep(0.1)
             self.members += self._ready(is_start=True)
             self._start_stations()  # in place of those that did not start
-            if not is_told and time.monotonic() > began_s + TELL_S:
+            if not is_told and self._starting and time.monotonic() > began_s + TELL_S:
                 names = ", ".join(dict.fromkeys(s.node.name for s in self._starting.values()))
                 self._on_note(f"waiting for {names}: starting, or other runs hold the devices")
                 is_told = True
@@ -159,11 +159,11 @@ class Fleet:
         if time.monotonic() < self._polled_s + POLL_S:
             return
         self._polled_s = time.monotonic()
-        has_places = self._start_stations()
-        self._start_workshops()
         for member in self._ready(is_start=False):
             self.members.append(member)
             self._admit(member)
+        has_places = self._start_stations()
+        self._start_workshops()
         if self.stations or self._awaits_station:
             self._seen_s = self._polled_s
         elif has_places or self._polled_s > self._seen_s + REJOIN_S:
