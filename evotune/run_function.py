@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypedDict
 from evotune.errors import UsageError, nearest, spelt_for_python
 from evotune.result import Result
 from evotune.session import tune
-from evotune.settings import OPTIONS, default_path, load
+from evotune.settings import OPTIONS, check_together, default_path, load
 from evotune.shapes import find_shapes, tune_shapes
 from evotune.track import open_tracker
 from evotune.trial import Trial
@@ -93,10 +93,7 @@ def run(
         ".".join(OPTIONS[name]): str(value) if isinstance(value, Path) else value for name, value in given.items()
     }
     settings = load(Path(config) if config is not None else default_path(), flags, os.environ)
-    if given.get("ray_address") is not None and settings.run.engine != "ray":
-        raise UsageError("--ray-address is where trials run with --engine ray; give that too")
-    if track is not None and settings.run.shapes is not None:
-        raise UsageError("--track is for runs of one shape")
+    check_together(settings, ray_address=given.get("ray_address"), track=track)
     hearing, name = observer or _Log(), str(kernel)
     if settings.run.shapes is not None:
         result: Result = tune_shapes(name, find_shapes(name, settings), settings, observer=hearing, fresh=fresh)

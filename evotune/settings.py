@@ -176,6 +176,18 @@ OPTIONS: Mapping[str, KeyPath] = {
 }
 
 
+def check_together(settings: Settings, *, ray_address: str | None, track: str | None) -> None:
+    """Refuse what was given for a run of another kind than the settings say.
+
+    Raises:
+        UsageError: It was.
+    """
+    if ray_address is not None and settings.run.engine != "ray":
+        raise UsageError("--ray-address is where trials run with --engine ray; give that too")
+    if track is not None and settings.run.shapes is not None:
+        raise UsageError("--track is for runs of one shape")
+
+
 def default_path() -> Path | None:
     """``config.yaml`` of the checkout that evotune runs from; None if evotune is installed."""
     root = content.checkout()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,11 @@ Config = Mapping[str, Value]
 # parameters and take about a second. Larger spaces are sampled instead.
 ENUMERATION_LIMIT = 2_000_000
 MAX_CODES = 2**63 - 1  # combinations that an int64 can number
+
+
+def text_of(config: Config) -> str:
+    """The same for equal configurations, and no other."""
+    return json.dumps(dict(config), sort_keys=True)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Generator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -20,16 +20,15 @@ from evotune.cli.app import (
     NOTHING_FOUND,
     WRONG_USE,
     app,
+    gravest,
     log_to,
     read_settings,
     stdout,
 )
 
 if TYPE_CHECKING:
-    from evotune.batch import Outcome
     from evotune.terminal import Terminal
 
-# The gravest comes first.
 CODES = {
     "interrupted": INTERRUPTED,
     "device fault": MACHINE_FAULT,
@@ -96,9 +95,4 @@ def batch(
         typer.echo(json.dumps({"jobs": rows, "seconds": seconds, "journal": plan.journal}))
     else:
         print_outcomes(outcomes, stdout())
-    raise typer.Exit(_code(outcomes))
-
-
-def _code(outcomes: Sequence[Outcome]) -> int:
-    states = {outcome.state for outcome in outcomes}
-    return next((code for state, code in CODES.items() if state in states), FOUND)
+    raise typer.Exit(gravest([CODES.get(outcome.state, FOUND) for outcome in outcomes]))

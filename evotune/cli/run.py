@@ -178,12 +178,11 @@ def run(
     settings = read_settings(config, flags)
     if out is not None and settings.run.shapes is None:
         raise UsageError("--out is for the program of several shapes; give --shapes A,B,C too")
-    if ray_address is not None and settings.run.engine != "ray":
-        raise UsageError("--ray-address is where trials run with --engine ray; give that too")
+    from evotune.settings import check_together
+
+    check_together(settings, ray_address=ray_address, track=track)
     if dry_run and settings.run.engine == "ray":
         raise UsageError("--dry-run asks no cluster; leave --engine ray out to see what a run here would do")
-    if track is not None and settings.run.shapes is not None:
-        raise UsageError("--track is for runs of one shape")
     if per_model:
         if dry_run:
             raise UsageError("--dry-run tells of one run; leave --per-model out, and give --gpu-model NAME")

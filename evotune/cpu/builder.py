@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -30,8 +31,6 @@ class Builder:
         self._lock = threading.Lock()
         self._timeout_s = timeout_s
         self._is_closed = False
-        self._arrays: int | None = None
-        self._is_counted = False
 
     def source(self, config: Config) -> CSource:
         """What ``build`` returns.
@@ -50,13 +49,11 @@ class Builder:
             raise Rejected("build", reply.value["reason"])
         return CSource(reply.value["text"], tuple(reply.value["flags"]))
 
+    @cached_property
     def arrays(self) -> int | None:
         """With how many arrays a kernel is called; None if ``inputs`` or ``reference`` does not tell."""
-        if not self._is_counted:
-            reply = self._ask({})
-            self._arrays = reply.value.get("arrays") if reply.ok else None
-            self._is_counted = True
-        return self._arrays
+        reply = self._ask({})
+        return reply.value.get("arrays") if reply.ok else None
 
     def _ask(self, request: dict[str, Any]) -> Reply:
         with self._lock:

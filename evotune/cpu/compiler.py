@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import platform
 import threading
@@ -17,7 +16,7 @@ from evotune.errors import DeviceError, Rejected
 from evotune.evaluator import Artifact, Device, installed_version
 from evotune.kernel import CSource, LoadedKernel, Problem
 from evotune.process import Scratch, usable_cores
-from evotune.space import Config
+from evotune.space import Config, text_of
 from evotune.trial import Static
 
 CLOSE_TIMEOUT_S = 10.0
@@ -76,7 +75,7 @@ class CpuCompiler:
 
     def library(self, config: Config) -> Library:
         """What :meth:`compile` made, a shared object."""
-        key = _key(config)
+        key = text_of(config)
         source = None
         if (digest := self._digests.get(key)) is None:
             source = self._builder.source(config)
@@ -110,7 +109,7 @@ class CpuCompiler:
         with self._lock:
             if self._closing.is_set():
                 raise DeviceError("the evaluator is closed")
-            self._digests[_key(config)] = path.stem
+            self._digests[text_of(config)] = path.stem
             if path.stem in self._libraries:
                 return
             future = self._libraries[path.stem] = Future()
@@ -138,7 +137,7 @@ class CpuCompiler:
     def _compile(self, digest: str, source: CSource) -> Library:
         text = self._folder.path / f"{digest}.c"
         library = text.with_suffix(".so")
-        text.write_text(source.text + _call(self._builder.arrays()), encoding="utf-8")
+        text.write_text(source.text + _call(self._builder.arrays), encoding="utf-8")
         seconds = self._toolchain.compile(
             text, library, source.flags, timeout_s=self._timeout_s, stop=self._closing
         )
@@ -155,10 +154,6 @@ def _call(arrays: int | None) -> str:
     wanted = f"evotune_kernel must have {arrays} parameters, one for each input and output"
     nulls = ", ".join(["0"] * arrays)
     return f'\n#line 1 "{wanted}"\nenum {{ evotune_call = sizeof(evotune_kernel({nulls}), 0) }};\n'
-
-
-def _key(config: Config) -> str:
-    return json.dumps(dict(config), sort_keys=True)
 
 
 def _device(compiler: str) -> Device:

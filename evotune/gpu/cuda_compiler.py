@@ -13,7 +13,7 @@ from evotune.gpu.compiler import Compiled, CrossCompiler, compiler_versions
 from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
 from evotune.process import Scratch
-from evotune.space import Config
+from evotune.space import Config, text_of
 from evotune.trial import Static
 
 PACKAGES = ("torch", "triton", "numpy", "evotune")
@@ -78,7 +78,7 @@ class CudaCompiler:
         Raises:
             Rejected: At stage ``build``, ``compile``, ``limits``, ``timeout`` or ``crash``.
         """
-        if accepted := self._accepted.get(key(config)):
+        if accepted := self._accepted.get(text_of(config)):
             return accepted
         compiled = self._compile(config)
         return Static(compiled.compile_s, self._target.described(compiled.facts, compiled.blocks))
@@ -99,7 +99,7 @@ class CudaCompiler:
             part = folder / f"{file}.{uuid.uuid4().hex}"
             part.write_bytes(_moved(content, folder) if file.startswith(GROUP) else content)
             part.replace(folder / file)
-        self._accepted[key(config)] = artifact.static
+        self._accepted[text_of(config)] = artifact.static
 
     def close(self) -> None:
         """Kill all processes and delete all files; safe to call twice."""
@@ -107,22 +107,17 @@ class CudaCompiler:
         self._folder.cleanup()
 
     def _compile(self, config: Config) -> Compiled:
-        if (found := self._compiled.get(key(config))) is None:
+        if (found := self._compiled.get(text_of(config))) is None:
             try:
                 found = self._compiler.compile(config, self._target)
                 if broken := self._target.violations(found.facts):
                     raise Rejected("limits", "; ".join(broken))
             except Rejected as rejected:
                 found = rejected
-            self._compiled[key(config)] = found
+            self._compiled[text_of(config)] = found
         if isinstance(found, Rejected):  # anew: one exception raised in several threads grows its traceback
             raise Rejected(found.stage, found.reason)
         return found
-
-
-def key(config: Config) -> str:
-    """Tells a configuration among all."""
-    return json.dumps(dict(config), sort_keys=True)
 
 
 def _moved(group: bytes, folder: Path) -> bytes:

@@ -8,12 +8,12 @@ from typing import Any, ClassVar
 
 from evotune.errors import DeviceError, Rejected, UsageError
 from evotune.evaluator import Artifact, Device
-from evotune.gpu.cuda_compiler import CudaCompiler, key
+from evotune.gpu.cuda_compiler import CudaCompiler
 from evotune.gpu.detect import Gpu
 from evotune.gpu.target import Target
 from evotune.kernel import LoadedKernel, Problem
 from evotune.process import Scratch, Worker
-from evotune.space import Config
+from evotune.space import Config, text_of
 from evotune.supervisor import PROVENANCE, SETUP_TIMEOUT_S, Subject, Supervisor, failed
 from evotune.trial import Fidelity, Measurement, Provenance, Static
 
@@ -157,7 +157,7 @@ class CudaEvaluator:
 
 
 def _subject(config: Config) -> Subject:
-    return Subject(key(config), dict(config))
+    return Subject(text_of(config), dict(config))
 
 
 def _device(gpus: Sequence[Gpu], versions: Mapping[str, str]) -> Device:
